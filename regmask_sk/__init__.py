@@ -1,0 +1,85 @@
+"""regmask_sk: gene expression from DNA and signal tracks, with the bases that drive it.
+
+A public name is looked up when it is first used, so that ``import regmask_sk`` costs nothing, and
+so that a process that only reads loci or tracks never loads torch.
+
+Examples
+--------
+>>> import regmask_sk
+>>> regmask_sk.TSSWindows(length=2_000)
+TSSWindows(length=2000)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.datasets import simulate_genome as simulate_genome
+    from regmask_sk.export import call_elements as call_elements
+    from regmask_sk.export import export_masks as export_masks
+    from regmask_sk.features import SequenceChannels as SequenceChannels
+    from regmask_sk.features import SignalChannels as SignalChannels
+    from regmask_sk.features import TSSWindows as TSSWindows
+    from regmask_sk.features import WindowCache as WindowCache
+    from regmask_sk.genome import BigWigReader as BigWigReader
+    from regmask_sk.genome import FastaReader as FastaReader
+    from regmask_sk.loci import check_loci as check_loci
+    from regmask_sk.loci import read_loci as read_loci
+    from regmask_sk.loci import read_regions as read_regions
+    from regmask_sk.metrics import mask_average_precision as mask_average_precision
+    from regmask_sk.metrics import mask_roc_auc as mask_roc_auc
+    from regmask_sk.metrics import position_only_mask as position_only_mask
+    from regmask_sk.metrics import region_labels as region_labels
+    from regmask_sk.metrics import regression_metrics as regression_metrics
+    from regmask_sk.metrics import smoothed_track as smoothed_track
+    from regmask_sk.persistence import load_model as load_model
+    from regmask_sk.persistence import save_model as save_model
+    from regmask_sk.plotting import plot_locus as plot_locus
+    from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
+    from regmask_sk.windows import Windows as Windows
+
+__version__ = metadata.version("regmask_sk")
+
+# Public name -> the module that defines it. The imports above tell type checkers the same.
+_PUBLIC = {
+    "BigWigReader": "genome",
+    "BinnedSignalRegressor": "baselines.binned_signal",
+    "FastaReader": "genome",
+    "RegMaskRegressor": "regressor",
+    "SequenceChannels": "features",
+    "SignalChannels": "features",
+    "TSSWindows": "features",
+    "WindowCache": "features",
+    "Windows": "windows",
+    "call_elements": "export",
+    "check_loci": "loci",
+    "export_masks": "export",
+    "load_model": "persistence",
+    "mask_average_precision": "metrics",
+    "mask_roc_auc": "metrics",
+    "plot_locus": "plotting",
+    "position_only_mask": "metrics",
+    "read_loci": "loci",
+    "read_regions": "loci",
+    "region_labels": "metrics",
+    "regression_metrics": "metrics",
+    "save_model": "persistence",
+    "simulate_genome": "datasets",
+    "smoothed_track": "metrics",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value  # the next look-up finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,82 @@
+"""Batches of windows for a torch loader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from regmask_sk.windows import Windows
+
+Batch = tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
+
+
+class WindowDataset(Dataset[Batch]):
+    """Batches of windows, covariates, targets and weights for a torch loader.
+
+    Parameters
+    ----------
+    x : Windows or ndarray of shape (n, channels, length)
+        Windows; read row by row, never as a whole.
+    covariates : ndarray of shape (n, n_covariates), float32
+        Standardised covariates.
+    y : ndarray of shape (n, n_outputs), float32, optional
+        Standardised targets; zeros where there are none.
+    weight : ndarray of shape (n,), float32, optional
+        Sample weights; ones where there are none.
+    masks : ndarray of shape (n, length), optional
+        Masks to predict under, in place of the model's own.
+    augment : bool, default=False
+        Whether windows are shifted by their ``jitter`` and, where `complement` is given,
+        reverse-complemented with probability one half.
+    complement : sequence of int, optional
+        For each channel the channel that holds it on the opposite strand.
+    """
+
+    def __init__(
+        self,
+        x: Windows | np.ndarray,
+        covariates: np.ndarray,
+        y: np.ndarray | None = None,
+        weight: np.ndarray | None = None,
+        *,
+        masks: np.ndarray | None = None,
+        augment: bool = False,
+        complement: Sequence[int] | None = None,
+    ) -> None:
+        n_samples = int(x.shape[0])
+        self.x = x
+        self.covariates = covariates
+        self.y = np.zeros((n_samples, 1), np.float32) if y is None else y
+        self.weight = np.ones(n_samples, np.float32) if weight is None else weight
+        self.masks = masks
+        self.augment = augment
+        self.complement = None if complement is None else list(complement)
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.__getitems__([int(row)])
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """Read one batch; torch's loader calls this instead of one call a row."""
+        if isinstance(self.x, Windows):
+            jitter = self.x.jitter if self.augment else 0
+            shifts = torch.randint(-jitter, jitter + 1, (len(rows),)).tolist()
+            x = np.stack([self.x.read(i, shift) for i, shift in zip(rows, shifts, strict=True)])
+        else:
+            x = self.x[rows].astype(np.float32, copy=False)
+        if self.augment and self.complement is not None:
+            turned = np.flatnonzero(torch.rand(len(rows)).numpy() < 0.5)
+            x[turned] = x[turned][:, self.complement, ::-1]
+        inputs = {
+            "x": torch.from_numpy(x),
+            "covariates": torch.from_numpy(self.covariates[rows]),
+        }
+        if self.masks is not None:
+            inputs["mask"] = torch.from_numpy(self.masks[rows].astype(np.float32, copy=False))
+        return inputs, (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows]))

@@ -1,0 +1,176 @@
+"""What each stage of training minimises: functions of a model and a batch.
+
+Each returns an :class:`Outcome`. A regression loss of its predictions against the target
+is added to its penalty by the caller, which knows the measurements and sample weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regmask_sk.losses import beta_prior, budget_penalty, kl_beta
+from regmask_sk.masking import (
+    MaskedExpressionModel,
+    MaskKind,
+    random_block_masks,
+    sample_relaxed_bernoulli,
+    straight_through,
+)
+
+TEMPERATURE = 0.5  # of the relaxed Bernoulli gates
+START_SHARE = 0.5  # share of bases that the generator starts from
+ANNEALED = 0.6  # of the generator's stage, after which the share is the budget
+OPEN_SHARE = 0.25  # of the windows that the predictor's stage leaves fully open, in the end
+OPEN_UNTIL = (0.2, 0.5)  # of that stage: all windows open until then, the share falls until then
+RANDOM_SHARE = 0.3  # of the windows of the fine-tuning stage that get random masks
+JITTER = 0.5  # standard deviation of the log-odds of the hard masks of that stage
+VALIDATION_SEED = 2025
+
+
+class Outcome(NamedTuple):
+    """Result of a stage's forward pass.
+
+    Attributes
+    ----------
+    predictions : list of Tensor of shape (batch, n_outputs)
+        Each is compared with the target; their losses are averaged.
+    target : Tensor of shape (batch, n_outputs) or None
+        ``None`` stands for the measured target.
+    penalty : Tensor of shape ()
+        Added to the regression loss.
+    kept : Tensor of shape ()
+        Mean share of the bases that the masks keep.
+    """
+
+    predictions: list[Tensor]
+    target: Tensor | None
+    penalty: Tensor
+    kept: Tensor
+
+
+def open_share(progress: float) -> float:
+    """Share of windows left fully open at a point of the predictor's stage.
+
+    What drives expression is found sooner in open windows; masks come in once it is.
+
+    Examples
+    --------
+    >>> open_share(0.0), open_share(0.5), open_share(1.0)
+    (1.0, 0.25, 0.25)
+    """
+    first, last = OPEN_UNTIL
+    fallen = min(max((progress - first) / (last - first), 0.0), 1.0)
+    return 1.0 - (1.0 - OPEN_SHARE) * fallen
+
+
+def predictor_outcome(
+    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, progress: float
+) -> Outcome:
+    """Predict under random masks, which know nothing of the target."""
+    gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
+    predicted = model.predictor(x, model.expand(gates), covariates)
+    return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
+
+
+def annealed_budget(budget: float, progress: float) -> float:
+    """Share of bases to keep at a point of the generator's stage.
+
+    Examples
+    --------
+    >>> annealed_budget(0.1, 0.0), annealed_budget(0.1, 0.6), annealed_budget(0.1, 1.0)
+    (0.5, 0.1, 0.1)
+    """
+    start = max(START_SHARE, budget)
+    return start + (budget - start) * min(progress / ANNEALED, 1.0)
+
+
+def generator_outcome(
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    *,
+    budget: float,
+    multiplier: float,
+) -> Outcome:
+    """Keep the open window's prediction with a budget of bases; the predictor is fixed.
+
+    The predictor runs in evaluation mode, so that dropout is no noise in the gradient
+    that reaches the gates.
+    """
+    model.predictor.eval()
+    with torch.no_grad():
+        target = model.predictor(x, torch.ones_like(x[:, 0]), covariates)
+    gates = sample_relaxed_bernoulli(model.openness(x), TEMPERATURE)
+    predicted = model.predictor(x, model.expand(gates), covariates)
+    kept = model.kept_share(gates)
+    return Outcome([predicted], target, budget_penalty(kept, budget, multiplier), kept.mean())
+
+
+def finetune_outcome(model: MaskedExpressionModel, x: Tensor, covariates: Tensor) -> Outcome:
+    """Predict under the generator's masks, which are held fixed, mixed with random ones.
+
+    Half of the generator's masks are soft and half are hard, so that the fitted predictor
+    serves both; the hard ones are read from jittered log-odds, so that it does not rely
+    on where exactly a gate closes.
+    """
+    model.generator.eval()
+    with torch.no_grad():
+        openness = model.openness(x)
+        soft = model.gates(openness, "soft")
+        hard = model.gates(openness + JITTER * torch.randn_like(openness), "hard")
+    random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
+    draw = torch.rand(len(x), 1, device=x.device)
+    own = torch.where(draw < 0.5 * (1.0 + RANDOM_SHARE), soft, hard)
+    gates = torch.where(draw < RANDOM_SHARE, random, own)
+    predicted = model.predictor(x, model.expand(gates), covariates)
+    return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
+
+
+def joint_outcome(
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    *,
+    kind: MaskKind,
+    kl_weight: float,
+    prior_mean: float,
+    prior_concentration: float,
+) -> Outcome:
+    """Predict under sampled Beta gates; penalise their divergence from the prior.
+
+    Su et al. (2025), eq. 5. A hard or top-k mask is 0/1 in forward and passes the
+    gradient of the sample, so that the prediction loss reaches the generator.
+    """
+    a, b = model.generator(x)
+    gates = torch.distributions.Beta(a, b).rsample()
+    if kind == "hard":
+        gates = straight_through(gates, (gates >= 0.5).to(gates.dtype))
+    elif kind == "topk":
+        gates = straight_through(gates, model.topk_gates(torch.logit(gates.detach(), 1e-6)))
+    predicted = model.predictor(x, model.expand(gates), covariates)
+    penalty = kl_weight * kl_beta(a, b, *beta_prior(prior_mean, prior_concentration)).mean()
+    return Outcome([predicted], None, penalty, model.kept_share(gates).mean())
+
+
+def validation_outcome(
+    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, stage: str, kind: MaskKind
+) -> Outcome:
+    """Predictions by which epochs of a stage are compared.
+
+    The predictor's stage is judged on the open window and on random masks, the same ones
+    in each epoch; the others on the masks that a fitted model would use.
+    """
+    zero = x.new_zeros(())
+    if stage == "predictor":
+        random = torch.Generator().manual_seed(VALIDATION_SEED)
+        gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
+        gates = gates.to(x.device)
+        masks = [torch.ones_like(x[:, 0]), model.expand(gates)]
+        predictions = [model.predictor(x, mask, covariates) for mask in masks]
+        return Outcome(predictions, None, zero, model.kept_share(gates).mean())
+    gates = model.gates(model.openness(x), kind)
+    predicted = model.predictor(x, model.expand(gates), covariates)
+    return Outcome([predicted], None, zero, model.kept_share(gates).mean())

@@ -1,0 +1,264 @@
+"""Where channels come from: sequence and signal tracks, as ``Windows`` reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from regmask_sk.genome import BigWigReader, FastaReader, Reader, shorten
+from regmask_sk.windows import Interval, Windows
+
+_ACGT = np.arange(4, dtype=np.uint8)[:, None]
+_COMPLEMENT = np.array([3, 2, 1, 0, 4], dtype=np.uint8)
+_SAMPLED_PER_WINDOW = 16_384
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceSource:
+    """Channels A, C, G and T of a FASTA file; compact form: one code a base.
+
+    Parameters
+    ----------
+    reader : FastaReader
+        The file.
+    """
+
+    reader: FastaReader
+    channel_names: tuple[str, ...] = field(default=("A", "C", "G", "T"), init=False)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """The file."""
+        return (self.reader,)
+
+    def read(self, interval: Interval) -> NDArray[np.uint8]:
+        """Read codes of shape (1, length)."""
+        return self.reader.codes(interval.chrom, interval.start, interval.end)[None]
+
+    def reverse(self, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Reverse and complement."""
+        return _COMPLEMENT[raw[:, ::-1]]
+
+    def compact(self, raw: NDArray[np.uint8], cell_type: str | None) -> NDArray[np.uint8]:
+        """Return the codes as they are."""
+        return raw
+
+    def expand(self, compact: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        """Write the codes one-hot; padding and unknown bases are zero in all four."""
+        np.equal(compact, _ACGT, out=out, casting="unsafe")
+
+    def cache_key(self, *, fitted: bool) -> str:
+        """Identify the file."""
+        return self.reader.signature()
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions of the genome, for finding those inside an interval.
+
+    Parameters
+    ----------
+    by_chrom : dict of str to ndarray of shape (n, 2), int64
+        Start and end of each, 0-based and half-open, sorted and without overlaps.
+    """
+
+    by_chrom: dict[str, NDArray[np.int64]]
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame) -> Regions:
+        """Sort and merge the regions of a table with columns chrom, start and end."""
+        by_chrom = {}
+        for chrom, group in table.sort_values("start").groupby("chrom"):
+            starts = group["start"].to_numpy(dtype=np.int64)
+            ends = np.maximum.accumulate(group["end"].to_numpy(dtype=np.int64))
+            first = np.append(True, starts[1:] > ends[:-1])
+            last = np.append(first[1:], True)
+            by_chrom[str(chrom)] = np.stack([starts[first], ends[last]], axis=1)
+        return cls(by_chrom)
+
+    def within(self, chrom: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Give the regions that overlap an interval."""
+        found = self.by_chrom.get(chrom)
+        if found is not None:
+            low = np.searchsorted(found[:, 1], start, side="right")
+            high = np.searchsorted(found[:, 0], end, side="left")
+            yield from found[low:high].tolist()
+
+    def digest(self) -> str:
+        """Identify the regions."""
+        listed = [(chrom, array.tolist()) for chrom, array in sorted(self.by_chrom.items())]
+        return hashlib.sha256(repr(listed).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class SignalSource:
+    """Channels of bigWig tracks; compact form: scaled values, nan where uncovered.
+
+    Parameters
+    ----------
+    tracks : dict of str to dict of (str or None) to BigWigReader
+        Files of each track by cell type; None for all cell types.
+    scales : dict of str to dict of (str or None) to dict of str to float, or None
+        The same for ``center`` and ``scale``; None to leave the values as they are.
+    missing : {"zero", "mask", "error"}
+        What becomes of uncovered bases.
+    blacklist : Regions
+        Their bases count as uncovered.
+    """
+
+    tracks: dict[str, dict[str | None, BigWigReader]]
+    scales: dict[str, dict[str | None, dict[str, float]]] | None
+    missing: str
+    blacklist: Regions
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the tracks, then with missing="mask" of their channels of coverage."""
+        covered = [f"{name}_covered" for name in self.tracks] if self.missing == "mask" else []
+        return (*self.tracks, *covered)
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """The files."""
+        return tuple(reader for files in self.tracks.values() for reader in files.values())
+
+    def check_cell_types(self, cell_types: Iterable[str | None]) -> None:
+        """Raise if a track has no file or no scale for one of the cell types."""
+        for cell_type in dict.fromkeys(cell_types):
+            for name, files in self.tracks.items():
+                _of_cell_type(files, name, cell_type)
+                if self.scales is not None:
+                    _of_cell_type(self.scales[name], name, cell_type)
+
+    def read(self, interval: Interval) -> NDArray[np.float32]:
+        """Read values of shape (n_tracks, length), nan where uncovered."""
+        chrom, start, end, cell_type = interval
+        raw = np.full((len(self.tracks), end - start), np.nan, dtype=np.float32)
+        for values, name in zip(raw, self.tracks, strict=True):
+            reader = _of_cell_type(self.tracks[name], name, cell_type)
+            sizes = reader.chrom_sizes
+            if chrom in sizes:  # check_chromosomes has decided whether it may be absent
+                values[:] = reader.values(chrom, start, end)
+                values[np.isinf(values)] = np.nan  # the log-ratio of nothing
+            if self.missing == "error":
+                inside = values[max(0, -start) : max(0, sizes.get(chrom, 0) - start)]
+                holes = int(np.isnan(inside).sum())
+                if holes:
+                    raise ValueError(
+                        f"track {name!r} ({reader.path}) has no value for {holes} bases of "
+                        f"{chrom}:{start}-{end}. Give missing='zero' or missing='mask', or leave "
+                        "this gene out."
+                    )
+        for begin, stop in self.blacklist.within(chrom, start, end):
+            raw[:, max(0, begin - start) : stop - start] = np.nan
+        return raw
+
+    def reverse(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Flip."""
+        return raw[:, ::-1]
+
+    def compact(self, raw: NDArray[np.float32], cell_type: str | None) -> NDArray[np.float32]:
+        """Scale the values, and with missing="zero" set uncovered bases to zero."""
+        values = np.array(raw, dtype=np.float32, order="C")
+        if self.scales is not None:
+            learned = [_of_cell_type(self.scales[name], name, cell_type) for name in self.tracks]
+            values -= np.array([[one["center"]] for one in learned], dtype=np.float32)
+            values /= np.array([[one["scale"]] for one in learned], dtype=np.float32)
+            np.arcsinh(values, out=values)
+        if self.missing != "mask":
+            values[np.isnan(values)] = 0.0
+        return values
+
+    def expand(self, compact: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Write the values, and with missing="mask" 1 where covered and 0 elsewhere."""
+        n_tracks = len(self.tracks)
+        values = out[:n_tracks]
+        values[:] = compact
+        if self.missing == "mask":
+            holes = np.isnan(values)
+            np.logical_not(holes, out=out[n_tracks:], casting="unsafe")
+            values[holes] = 0.0
+
+    def cache_key(self, *, fitted: bool) -> str:
+        """Identify the files, and with `fitted` the scales."""
+        files = [
+            (name, cell_type, reader.signature())
+            for name, by_type in self.tracks.items()
+            for cell_type, reader in by_type.items()
+        ]
+        learned = (self.missing, self.scales) if fitted else self.missing == "error"
+        return repr((files, self.blacklist.digest(), learned))
+
+
+def _of_cell_type(by_type: Mapping[str | None, Any], name: str, cell_type: str | None) -> Any:
+    found = by_type.get(None, by_type.get(cell_type))
+    if found is None:
+        raise ValueError(
+            f"track {name!r} has no file, or no rows in fit, for cell_type {cell_type!r}; it has "
+            f"{shorten(map(str, by_type))}. Add it to tracks, and rows of it to fit."
+        )
+    return found
+
+
+def learn_scale(
+    source: SignalSource, windows: Windows, rows: Sequence[int], n_windows: int
+) -> dict[str, float]:
+    """Learn center and scale of one file from some windows.
+
+    Parameters
+    ----------
+    source : SignalSource
+        Of one track.
+    windows : Windows
+        The windows.
+    rows : sequence of int
+        Rows that may be read, all of one file.
+    n_windows : int
+        The first rows that are read; more only as long as nothing but zeros is found.
+
+    Returns
+    -------
+    dict of str to float
+        ``center`` and ``scale``.
+
+    Raises
+    ------
+    ValueError
+        If no row has a value.
+    """
+    samples: list[NDArray[np.float32]] = []
+    empty = True
+    for number, row in enumerate(rows):
+        if number >= n_windows and not empty:
+            break
+        values = source.read(windows.interval(row))[0]
+        values = values[~np.isnan(values)]
+        empty = empty and not values.any()
+        samples.append(values[:: max(1, len(values) // _SAMPLED_PER_WINDOW)])
+    values = np.concatenate(samples)
+    (name,) = source.tracks
+    path = _of_cell_type(source.tracks[name], name, windows.cell_types[rows[0]]).path
+    if not len(values):
+        raise ValueError(
+            f"track {name!r} ({path}) has no value in any of the {len(rows)} windows given to fit. "
+            "Check that it covers their chromosomes, or leave the track out."
+        )
+    center = float(np.median(values)) if values.min() < 0 else 0.0
+    distances = np.abs(values - np.float32(center))
+    distances = distances[distances > 0]
+    if not len(distances):
+        warnings.warn(
+            f"track {name!r} ({path}) is {center:g} wherever it has a value in the windows given "
+            "to fit: it tells the model nothing.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return {"center": center, "scale": 1.0}
+    return {"center": center, "scale": float(np.median(distances))}

@@ -1,0 +1,471 @@
+"""Training of the masked expression model through skorch.
+
+``training="decoupled"`` runs three stages, one after the other:
+
+``predictor``
+    The predictor alone learns E[y | what a mask keeps] under *random* masks, which know
+    nothing of y. A mask therefore cannot carry a message to it (Jethani et al., 2021).
+``generator``
+    The generator learns, against that predictor held fixed, to keep the prediction of
+    the open window under a budget of bases, with relaxed gates whose share is lowered
+    from one half to the budget and held there by a Lagrange multiplier.
+``finetune``
+    The predictor sees the masks of the generator, held fixed, mixed with random ones.
+
+``training="joint"`` runs one stage, the published objective of Su et al. (2025): both
+networks together, regression loss plus the divergence of the Beta gates to their prior.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import PassthroughScoring
+from skorch.dataset import unpack_data
+from skorch.helper import predefined_split
+from skorch.utils import to_device
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Subset
+
+from regmask_sk import _objectives
+from regmask_sk._batches import Batch, WindowDataset
+from regmask_sk._objectives import Outcome
+from regmask_sk.losses import RegressionLoss, regression_loss
+from regmask_sk.masking import MaskedExpressionModel, MaskKind
+
+StageName = Literal["predictor", "generator", "finetune", "joint"]
+
+_LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
+_CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
+# Kernels sum in an order that depends on the number of rows. Batches of fewer bases than
+# this are filled up to batch_size rows, so that a window's prediction is the same to the
+# last bit whatever other windows are predicted with it.
+_FILL_UP_BASES = 262_144
+_MULTIPLIER_RATE = 0.5  # growth of the Lagrange multiplier for an excess of 1, a step
+
+
+class Stage(NamedTuple):
+    """One stage of training: its name and how many epochs it may take."""
+
+    name: StageName
+    n_epochs: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the stages need to know; see the parameters of ``RegMaskRegressor``."""
+
+    stages: tuple[Stage, ...]
+    mask: MaskKind
+    sparsity: float
+    loss: RegressionLoss
+    learning_rate: float
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    patience: int
+    kl_weight: float
+    prior_mean: float
+    prior_concentration: float
+    constant_loss: float
+    amp: bool
+
+
+@dataclass
+class _Progress:
+    """What a stage has reached: all that changes between its steps but the weights."""
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    best_state: dict[str, Tensor] | None = None
+    epochs_without_gain: int = 0
+    multiplier: float = 0.0
+    average: AveragedModel | None = None
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def one_cycle(progress: float, warmup: float = 0.1) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to 0.01.
+
+    Parameters
+    ----------
+    progress : float
+        Share of the stage that is done; beyond 1 the factor stays at its end.
+    warmup : float, default=0.1
+        Share of the stage that the warm-up takes.
+
+    Returns
+    -------
+    float
+        In [0.01, 1].
+
+    Examples
+    --------
+    >>> one_cycle(0.1), one_cycle(1.0)
+    (1.0, 0.01)
+    """
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    remaining = min((progress - warmup) / (1.0 - warmup), 1.0)
+    return max(0.5 * (1.0 + math.cos(math.pi * remaining)), 0.01)
+
+
+def moving_average(averaged: Tensor, current: Tensor, n_averaged: Tensor, *, decay: float) -> Tensor:
+    """Exponential moving average whose memory is short at first.
+
+    Parameters
+    ----------
+    averaged, current : Tensor
+        Average so far, and the new value.
+    n_averaged : Tensor of shape ()
+        How many values the average holds.
+    decay : float
+        Weight of the average once it holds many.
+
+    Returns
+    -------
+    Tensor
+        The new average. Counters, which are integers, are taken as they are.
+    """
+    if not averaged.is_floating_point():
+        return current
+    n = float(n_averaged)
+    return torch.lerp(averaged, current, 1.0 - min(decay, (n + 1.0) / (n + 10.0)))
+
+
+class RegMaskNet(NeuralNet):
+    """The skorch net: trains a :class:`MaskedExpressionModel` stage by stage.
+
+    Parameters
+    ----------
+    module : MaskedExpressionModel
+        An instance, not a class.
+    settings : Settings
+        Stages, budget, losses and learning rate.
+    batch_size, n_workers : int
+        As in ``RegMaskRegressor``.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+
+    def __init__(
+        self,
+        module: MaskedExpressionModel,
+        *,
+        settings: Settings,
+        batch_size: int,
+        n_workers: int,
+        device: str,
+    ) -> None:
+        self.settings = settings
+        self.n_workers = n_workers
+        super().__init__(
+            module,
+            criterion=nn.MSELoss,  # never called: get_loss is overridden
+            optimizer=torch.optim.AdamW,
+            optimizer__weight_decay=settings.weight_decay,
+            lr=settings.learning_rate,
+            batch_size=batch_size,
+            iterator_train__shuffle=True,
+            iterator_train__collate_fn=_as_it_is,
+            iterator_valid__collate_fn=_as_it_is,
+            iterator_train__num_workers=n_workers,
+            iterator_valid__num_workers=n_workers,
+            train_split=None,
+            callbacks=[
+                ("train_kept", PassthroughScoring("train_kept", on_train=True)),
+                ("valid_kept", PassthroughScoring("valid_kept")),
+            ],
+            callbacks__print_log=None,
+            device=device,
+            verbose=0,
+        )
+
+    # -- the plan of stages --------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the plan of stages from the weights that the module has now."""
+        if not self.initialized_:
+            self.initialize()
+        self.stage_index_ = 0
+        self._enter_stage()
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that the next epoch belongs to."""
+        return self.settings.stages[min(self.stage_index_, len(self.settings.stages) - 1)]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has ended."""
+        return self.stage_index_ >= len(self.settings.stages)
+
+    @property
+    def ready_module(self) -> MaskedExpressionModel:
+        """The module to predict with: averaged weights in the stages that average."""
+        average = self.progress_.average
+        if average is not None and int(average.n_averaged) > 0:
+            return average.module
+        return self.module_
+
+    def _enter_stage(self) -> None:
+        self.progress_ = _Progress()
+        trained = self.stage.name
+        self.module_.predictor.requires_grad_(trained != "generator")
+        self.module_.generator.requires_grad_(trained in ("generator", "joint"))
+        self._initialize_optimizer()
+        if trained != "generator":
+            self.progress_.average = AveragedModel(
+                self.module_,
+                avg_fn=partial(moving_average, decay=self.settings.ema_decay),
+                use_buffers=True,
+            )
+
+    def train_epoch(self, train: WindowDataset, valid: WindowDataset | None) -> None:
+        """Run one epoch of the current stage, and end the stage where that is due.
+
+        Parameters
+        ----------
+        train, valid : WindowDataset
+            Training and, optionally, validation rows.
+        """
+        if self.finished:  # partial_fit beyond the plan goes on with its last stage
+            self.stage_index_ = len(self.settings.stages) - 1
+        stage = self.stage
+        self.steps_per_epoch_ = -(-len(train) // self.batch_size)
+        self.train_split = None if valid is None else predefined_split(valid)
+        if self.progress_.epoch == 0 and stage.name == "generator":
+            self.module_.start_generator()
+        if self.progress_.epoch == 0 and stage.name == "finetune":
+            self.calibrate(train)
+            self._enter_stage()  # so that the average starts from the calibrated module
+        self.fit_loop(train, epochs=1)
+        self.history.record("stage", stage.name)
+        self.progress_.epoch += 1
+        if valid is not None and stage.name != "generator":
+            # The generator's losses are not comparable between epochs, because its
+            # budget is lowered as it goes: that stage runs to its end.
+            self._note_validation_loss(self.history[-1, "valid_loss"])
+        out_of_patience = self.progress_.epochs_without_gain >= self.settings.patience
+        if self.progress_.epoch >= stage.n_epochs or out_of_patience:
+            self._leave_stage()
+
+    def _note_validation_loss(self, loss: float) -> None:
+        if loss < self.progress_.best_loss:
+            self.progress_.best_loss = loss
+            self.progress_.best_state = copy.deepcopy(self.ready_module.state_dict())
+            self.progress_.epochs_without_gain = 0
+        elif self.progress_.best_loss < _LEARNED * self.settings.constant_loss:
+            # A plateau at the level of the constant prediction is where training starts,
+            # not where it ends: patience counts only once the stage has learned.
+            self.progress_.epochs_without_gain += 1
+
+    def _leave_stage(self) -> None:
+        self.module_.load_state_dict(self.progress_.best_state or self.ready_module.state_dict())
+        self.progress_.average = None
+        self.stage_index_ += 1
+        if not self.finished:
+            self._enter_stage()
+
+    # -- hooks of skorch -----------------------------------------------------------
+
+    def on_batch_begin(
+        self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Set the learning rate of the step."""
+        super().on_batch_begin(net, batch=batch, training=training, **kwargs)
+        if training:
+            for group in self.optimizer_.param_groups:
+                group["lr"] = self.settings.learning_rate * one_cycle(self._share_done())
+
+    def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
+        """Clip the gradient's norm."""
+        super().on_grad_computed(net, named_parameters, **kwargs)
+        nn.utils.clip_grad_norm_(self.module_.parameters(), self.settings.gradient_clip)
+
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Count the step and update the averaged weights."""
+        super().on_batch_end(net, batch=batch, training=training, **kwargs)
+        if training:
+            self.progress_.step += 1
+            if self.progress_.average is not None:
+                self.progress_.average.update_parameters(self.module_)
+
+    def _share_done(self) -> float:
+        return self.progress_.step / max(self.stage.n_epochs * self.steps_per_epoch_, 1)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=self.settings.amp
+        )
+
+    def infer(self, x: dict[str, Tensor], **fit_params: Any) -> Outcome:
+        """Forward pass of the current stage, in training or in validation."""
+        inputs = {name: to_device(value, self.device) for name, value in x.items()}
+        with self._autocast():
+            if self.module_.training:
+                return self._training_outcome(inputs)
+            kind = self.settings.mask
+            module = self.ready_module.eval()
+            return _objectives.validation_outcome(
+                module, **inputs, stage=self.stage.name, kind=kind
+            )
+
+    def _training_outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        model, settings = self.module_, self.settings
+        match self.stage.name:
+            case "predictor":
+                return _objectives.predictor_outcome(
+                    model, **inputs, progress=self._share_done()
+                )
+            case "generator":
+                budget = _objectives.annealed_budget(settings.sparsity, self._share_done())
+                outcome = _objectives.generator_outcome(
+                    model, **inputs, budget=budget, multiplier=self.progress_.multiplier
+                )
+                self.progress_.multiplier += _MULTIPLIER_RATE * (float(outcome.kept.detach()) - budget)
+                return outcome
+            case "finetune":
+                return _objectives.finetune_outcome(model, **inputs)
+            case "joint":
+                return _objectives.joint_outcome(
+                    model,
+                    **inputs,
+                    kind=settings.mask,
+                    kl_weight=settings.kl_weight,
+                    prior_mean=settings.prior_mean,
+                    prior_concentration=settings.prior_concentration,
+                )
+
+    def get_loss(
+        self, y_pred: Outcome, y_true: tuple[Tensor, Tensor], X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Weighted regression loss plus the penalty of the stage."""
+        measured, weight = (to_device(value, self.device) for value in y_true)
+        target = measured if y_pred.target is None else y_pred.target.float()
+        losses = [
+            regression_loss(predicted.float(), target, weight, loss=self.settings.loss)
+            for predicted in y_pred.predictions
+        ]
+        loss = torch.stack(losses).mean() + y_pred.penalty
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"the loss became {float(loss)} in epoch {len(self.history)}, stage "
+                f"{self.stage.name!r}. Lower learning_rate (now {self.settings.learning_rate}), "
+                "and look for extreme values among the signals and targets."
+            )
+        self.history.record_batch("train_kept" if training else "valid_kept", float(y_pred.kept.detach()))
+        return loss
+
+    # -- reading the fitted module ---------------------------------------------------
+
+    def batches(self, dataset: WindowDataset) -> Iterator[dict[str, Tensor]]:
+        """Inputs of the rows of a dataset, in order, batch by batch, on the device."""
+        for batch in self.get_iterator(dataset, training=False):
+            inputs, _ = unpack_data(batch)
+            yield {name: to_device(value, self.device) for name, value in inputs.items()}
+
+    @torch.no_grad()
+    def calibrate(self, train: WindowDataset) -> None:
+        """Shift the gates so that the masks keep the budget on the training rows.
+
+        Soft and hard masks get a shift of their own, the same for every gene. Gates of
+        joint training are left as they are: there the prior decides what is kept.
+
+        Parameters
+        ----------
+        train : WindowDataset
+            Training rows; an evenly spaced sample of at most 2,048 of them is read.
+        """
+        module = self.ready_module.eval()
+        if module.generator.distribution == "beta":
+            return
+        step = -(-len(train) // _CALIBRATION_WINDOWS)
+        plain = WindowDataset(train.x, train.covariates)
+        sample = Subset(plain, range(0, len(train), step))
+        with self._autocast():
+            openness = torch.cat([module.openness(batch["x"]) for batch in self.batches(sample)])
+        for owner in {id(m): m for m in (module, self.module_)}.values():
+            owner.soft_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "soft"))
+            owner.hard_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "hard"))
+
+    @torch.no_grad()
+    def predict_batches(
+        self, dataset: WindowDataset, kind: MaskKind
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Predictions and masks of the rows of a dataset, in order, batch by batch.
+
+        A dataset that carries masks is predicted under them.
+
+        Parameters
+        ----------
+        dataset : WindowDataset
+            Rows to predict.
+        kind : {"soft", "hard", "topk"}
+            How masks are read.
+
+        Yields
+        ------
+        tuple of Tensor
+            ``(batch, n_outputs)`` predictions and ``(batch, length)`` masks, float32.
+        """
+        module = self.ready_module.eval()
+        for inputs in self.batches(dataset):
+            n_rows = len(inputs["x"])
+            if inputs["x"][0, 0].numel() * self.batch_size <= _FILL_UP_BASES:
+                inputs = {name: _filled_up(value, self.batch_size) for name, value in inputs.items()}
+            with self._autocast():
+                output = module(**inputs, kind=kind)
+            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+
+
+def _filled_up(rows: Tensor, n_rows: int) -> Tensor:
+    """Repeat the first row until there are `n_rows`."""
+    return torch.cat([rows, rows[:1].expand(n_rows - len(rows), *rows.shape[1:])])
+
+
+def budget_shift(
+    model: MaskedExpressionModel, openness: Tensor, budget: float, kind: Literal["soft", "hard"]
+) -> float:
+    """Shift of the openness by which masks of a kind keep a budget, found by bisection.
+
+    Parameters
+    ----------
+    model : MaskedExpressionModel
+        Gives the bases that each gate decides about.
+    openness : Tensor of shape (n, T)
+        Log-odds of the gates of `n` windows.
+    budget : float
+        Wanted mean share of kept bases, promoter included.
+    kind : {"soft", "hard"}
+        Kind of mask.
+
+    Returns
+    -------
+    float
+        The smallest shift, to 1e-4, that keeps at least the budget.
+    """
+    low, high = -40.0, 40.0
+    while high - low > 1e-4:
+        middle = 0.5 * (low + high)
+        shifted = openness + middle
+        gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
+        if float(model.kept_share(gates).mean()) < budget:
+            low = middle
+        else:
+            high = middle
+    return high

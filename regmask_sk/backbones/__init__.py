@@ -1,0 +1,86 @@
+"""Bodies of the model: one ``nn.Module`` a file, all behind one interface.
+
+A backbone is an ``nn.Module`` whose first argument is ``in_channels`` and which maps a
+tensor of shape ``(batch, in_channels, length)`` to ``(batch, out_channels, n_tokens)``
+with ``n_tokens = ceil(length / resolution)``: token *t* stands for the bases
+``[t * resolution, (t + 1) * resolution)``. With ``resolution=1`` tokens are bases. It has
+the attributes ``out_channels`` and ``resolution`` and takes the keyword arguments
+``d_model``, ``n_layers``, ``dropout`` and ``resolution``. The estimators hand it the
+channels A, C, G and T first, where there are such, then the tracks, and the mask last; a
+class with ``needs_sequence = True`` relies on the first four.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from regmask_sk.backbones.codon import CodonBackbone
+from regmask_sk.backbones.conv import ConvBackbone
+
+#: Short names that ``backbone=`` of the estimators takes.
+BACKBONES: dict[str, type[nn.Module]] = {"codon": CodonBackbone, "conv": ConvBackbone}
+
+
+def make_backbone(
+    backbone: str | type[nn.Module],
+    in_channels: int,
+    *,
+    d_model: int,
+    n_layers: int,
+    dropout: float,
+    resolution: int,
+) -> nn.Module:
+    """Build a backbone from its short name or its class.
+
+    Parameters
+    ----------
+    backbone : str or type
+        A key of :data:`BACKBONES`, or any class with the interface described at the top
+        of this module.
+    in_channels : int
+        Number of channels of the input.
+    d_model, n_layers, dropout, resolution
+        Passed to the class by keyword.
+
+    Returns
+    -------
+    torch.nn.Module
+        The backbone, with attributes ``out_channels`` and ``resolution``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    TypeError
+        If a class is given that does not have the interface.
+
+    Examples
+    --------
+    >>> make_backbone("conv", 5, d_model=8, n_layers=1, dropout=0.0, resolution=4).out_channels
+    8
+    """
+    if isinstance(backbone, str):
+        if backbone not in BACKBONES:
+            raise ValueError(
+                f"backbone={backbone!r} is not known; expected one of {sorted(BACKBONES)}, or an "
+                "nn.Module class whose first argument is in_channels."
+            )
+        backbone = BACKBONES[backbone]
+    if not (isinstance(backbone, type) and issubclass(backbone, nn.Module)):
+        raise TypeError(
+            f"backbone must be one of {sorted(BACKBONES)} or a subclass of torch.nn.Module, "
+            f"got {backbone!r}. Pass the class itself, not an instance."
+        )
+    module = backbone(
+        in_channels, d_model=d_model, n_layers=n_layers, dropout=dropout, resolution=resolution
+    )
+    for attribute in ("out_channels", "resolution"):
+        if not hasattr(module, attribute):
+            raise TypeError(
+                f"backbone {backbone.__name__} has no attribute {attribute!r}; set it in __init__ "
+                "so that the heads know the shape of its output."
+            )
+    return module
+
+
+__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "make_backbone"]

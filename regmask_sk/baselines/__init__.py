@@ -1,0 +1,7 @@
+"""Regressors without a mask, to compare RegMask with; one a file."""
+
+from __future__ import annotations
+
+from regmask_sk.baselines.binned_signal import BinnedSignalRegressor
+
+__all__ = ["BinnedSignalRegressor"]

@@ -1,0 +1,362 @@
+"""The words of the command line: its options, their types and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from regmask_sk.cli.values import (
+    count,
+    existing_file,
+    length_or_auto,
+    name_list,
+    named_file,
+    natural,
+    non_negative,
+    positive,
+    share,
+    unit,
+)
+
+# Options of `fit` that are parameters of RegMaskRegressor, under the same name but for --seed,
+# --target and --covariate. Those not given are left to the estimator's defaults.
+REGRESSOR_OPTIONS = (
+    "backbone", "mask", "training", "sparsity", "promoter_length", "resolution", "d_model",
+    "n_layers", "dropout", "reverse_complement", "kl_weight", "prior_mean", "loss", "max_epochs",
+    "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
+    "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
+)  # fmt: skip
+# Options that say how loci are read; a model remembers those of its fit.
+LOCI_OPTIONS = (
+    "loci_format", "tss_base", "name_column", "chrom_column", "tss_column", "strand_column",
+    "allow_unstranded", "feature", "name_attribute",
+)  # fmt: skip
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with no usage before it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
+def _loci_options(parser: argparse.ArgumentParser, columns_from: str) -> None:
+    group = parser.add_argument_group(f"loci (columns and base: {columns_from})")
+    group.add_argument(
+        "--loci",
+        type=existing_file,
+        required=True,
+        metavar="FILE",
+        help="the genes: TSV or CSV with the columns gene, chrom, tss, strand; BED6; GTF or GFF3 "
+        "(each may be gzipped)",
+    )
+    group.add_argument("--loci-format", choices=("auto", "table", "bed", "gtf", "gff3"))
+    group.add_argument(
+        "--tss-base",
+        type=int,
+        choices=(0, 1),
+        help="whether the tss column of a table counts from 0 or from 1 (BED, GTF and GFF3 have "
+        "their own rules)",
+    )
+    for column, meaning in (
+        ("name", "gene names"),
+        ("chrom", "chromosomes"),
+        ("tss", "transcription start sites"),
+        ("strand", "strands"),
+    ):
+        group.add_argument(
+            f"--{column}-column", metavar="COLUMN", help=f"of a table, its {meaning}"
+        )
+    group.add_argument("--feature", help='rows of GTF and GFF3 to read (default "gene")')
+    group.add_argument(
+        "--name-attribute",
+        metavar="NAME",
+        help="attribute of GTF and GFF3 that names the gene (default gene_id, in GFF3 ID)",
+    )
+    group.add_argument(
+        "--allow-unstranded",
+        action="store_true",
+        default=None,
+        help='accept the strand ".", read as plus',
+    )
+    group.add_argument(
+        "--blacklist",
+        type=existing_file,
+        metavar="BED",
+        help="regions, named as the loci are; a gene whose TSS lies in one is left out, and fit "
+        "reads the tracks in them as not covered",
+    )
+    group.add_argument(
+        "--values",
+        type=existing_file,
+        metavar="FILE",
+        help="TSV or CSV of further columns (targets, covariates) by gene name, its first column; "
+        "joined to the loci, as BED, GTF and GFF3 have none",
+    )
+    group.add_argument(
+        "--drop-missing",
+        action="store_true",
+        help="leave out, and count, genes that --values or the target column has no value for",
+    )
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="replace files and models that are there"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show progress bars even where stderr is a file"
+    )
+    parser.add_argument("--n-threads", type=count, metavar="N", help="CPU threads for the networks")
+    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+
+
+def _trained_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="what fit wrote: its --out folder, or the model folder in it",
+    )
+
+
+def _other_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fasta",
+        type=existing_file,
+        metavar="FILE",
+        help="instead of the FASTA that the model names",
+    )
+    parser.add_argument(
+        "--track",
+        type=named_file,
+        nargs="+",
+        action="extend",
+        metavar="NAME=FILE",
+        help="instead of the track files that the model names; NAME@CELL=FILE for one cell type",
+    )
+    parser.add_argument("--batch-size", type=count, metavar="N", help="genes at a time")
+    parser.add_argument("--device", metavar="NAME", help='"auto", "cpu", "cuda", ...')
+
+
+def _fit_options(parser: argparse.ArgumentParser) -> None:
+    _loci_options(parser, "kept in the model")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--target", required=True, metavar="COLUMN", help="numeric column of the loci to predict"
+    )
+    data.add_argument(
+        "--fasta", type=existing_file, required=True, metavar="FILE", help="plain or bgzip"
+    )
+    data.add_argument(
+        "--track",
+        type=named_file,
+        nargs="+",
+        action="extend",
+        metavar="NAME=FILE",
+        help="bigWig tracks; NAME@CELL=FILE, once for each value of the loci's cell_type column, "
+        "for tracks that differ by cell type; without any, the sequence alone is read",
+    )
+    data.add_argument(
+        "--chrom-alias",
+        nargs="+",
+        action="extend",
+        metavar="A=B",
+        help="chromosome A of the loci is B in the FASTA and the tracks; or a file of two "
+        "columns, A and B, parted by a tab",
+    )
+    data.add_argument(
+        "--scaling", choices=("robust", "none"), help="of the tracks, learnt from training genes"
+    )
+    data.add_argument(
+        "--missing",
+        choices=("zero", "mask", "error"),
+        help="bases that a track does not cover: read as 0, the same plus a channel that tells "
+        "them, or an error",
+    )
+    data.add_argument(
+        "--cache",
+        default="auto",
+        metavar="DIR",
+        help='keep windows that were read: in this folder, in "memory", or not at all ("none"); '
+        'default "auto": in memory where they take less than 2 GiB there',
+    )
+    data.add_argument(
+        "--covariate",
+        nargs="+",
+        action="extend",
+        metavar="COLUMN",
+        help="numeric columns of the loci that join the prediction",
+    )
+    data.add_argument(
+        "--test-chroms",
+        type=name_list,
+        metavar="A,B",
+        help="held out: predictions.tsv and the scores of metrics.json are of these; without "
+        "them every gene is trained on and the scores are null",
+    )
+    data.add_argument(
+        "--validation-chroms", type=name_list, metavar="C,D", help="for early stopping"
+    )
+    data.add_argument(
+        "--validation-fraction",
+        type=unit,
+        metavar="F",
+        help="without --validation-chroms: share of the genes, in whole chromosomes",
+    )
+
+    model = parser.add_argument_group("model (defaults: those of RegMaskRegressor)")
+    model.add_argument(
+        "--length", type=count, required=True, metavar="N", help="bp of the window around a TSS"
+    )
+    model.add_argument("--jitter", type=natural, metavar="N", help="bp of shifts in training")
+    model.add_argument(
+        "--unstranded", action="store_true", help="windows of minus-strand genes are not turned"
+    )
+    model.add_argument("--backbone", metavar="NAME", help='such as "conv"')
+    model.add_argument("--mask", choices=("soft", "hard", "topk"))
+    model.add_argument("--training", choices=("decoupled", "joint"))
+    model.add_argument(
+        "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
+    )
+    model.add_argument(
+        "--promoter-length", type=length_or_auto, metavar="N", help='bp kept open, or "auto"'
+    )
+    model.add_argument("--resolution", type=count, metavar="N", help="grain of the mask, in bp")
+    model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
+    model.add_argument("--n-layers", type=count, metavar="N")
+    model.add_argument("--dropout", type=unit, metavar="F")
+    model.add_argument(
+        "--reverse-complement",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="train on reverse complements too",
+    )
+    model.add_argument("--max-epochs", type=count, metavar="N")
+    for stage in ("generator", "finetune"):
+        model.add_argument(
+            f"--{stage}-epochs", type=natural, metavar="N", help="of decoupled training"
+        )
+    model.add_argument("--patience", type=count, metavar="N", help="epochs, of early stopping")
+    model.add_argument("--batch-size", type=count, metavar="N")
+    model.add_argument("--learning-rate", type=positive, metavar="F")
+    model.add_argument("--weight-decay", type=non_negative, metavar="F")
+    model.add_argument("--loss", choices=("squared_error", "huber"))
+    model.add_argument("--kl-weight", type=non_negative, metavar="F", help="of joint training")
+    model.add_argument("--prior-mean", type=share, metavar="F", help="of joint training")
+    model.add_argument("--n-workers", type=natural, metavar="N", help="processes that read files")
+    model.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="default 0; the same seed, the same "
+        "model to the bit on CPU",
+    )  # fmt: skip
+    model.add_argument("--device", metavar="NAME", help='"auto", "cpu", "cuda", ...')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of ``regmask``.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Its result has ``command``, the subcommand's name.
+
+    Examples
+    --------
+    >>> build_parser().parse_args(["info", "--model", "run"]).command
+    'info'
+    """
+    parser = OneLineParser(
+        prog="regmask",
+        description="Predict gene expression from DNA and signal tracks, and learn which bases "
+        "drive it. Results go to files, progress and errors to stderr.",
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("regmask_sk"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_text: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog)
+        _common(sub)
+        return sub
+
+    demo = command("demo", "Simulate a small genome, train on it and score the masks.")
+    demo.add_argument("--out", type=Path, default=Path("regmask-demo"), metavar="DIR")
+    demo.add_argument("--seed", type=natural, default=0, metavar="N")
+
+    fit = command(
+        "fit",
+        "Train a model; write it, its history, its test predictions and scores.",
+        "Under --out: model/, history.tsv, predictions.tsv (gene, predicted, measured), "
+        "metrics.json (mse, mae, pearson, spearman, r2 and mask_fraction of the test genes, "
+        "n_train, n_test, seconds of training), in this order: where metrics.json is, all is.",
+    )
+    fit.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _fit_options(fit)
+
+    predict = command("predict", "Predict the expression of genes.")
+    _trained_model(predict)
+    predict.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="TSV",
+        help="gene, predicted, and measured where the loci have the target's column",
+    )
+    predict.add_argument(
+        "--target", metavar="COLUMN", help="the measured values (default: the target of the fit)"
+    )
+    _loci_options(predict, "default as in the fit")
+    _other_files(predict)
+
+    mask = command("mask", "Write the masks of genes and the elements they call.")
+    _trained_model(mask)
+    mask.add_argument("--bigwig", type=Path, metavar="FILE", help="mask values over the genome")
+    mask.add_argument("--bed", type=Path, metavar="FILE", help="called elements")
+    mask.add_argument("--npz", type=Path, metavar="FILE", help="mask of each gene, as arrays")
+    mask.add_argument("--threshold", type=unit, metavar="F", help="mask value of an element")
+    mask.add_argument("--min-width", type=count, metavar="N", help="bp of an element")
+    mask.add_argument("--merge-gap", type=natural, metavar="N", help="bp bridged in an element")
+    mask.add_argument("--combine", choices=("max", "mean"), help="of overlapping windows")
+    _loci_options(mask, "default as in the fit")
+    _other_files(mask)
+
+    info = command("info", "Say what a saved model is.")
+    _trained_model(info)
+    return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the words after ``regmask``.
+
+    Parameters
+    ----------
+    argv : sequence of str or None
+        The words; None for those of the process.
+
+    Returns
+    -------
+    argparse.Namespace
+        ``command`` and its options.
+
+    Raises
+    ------
+    SystemExit
+        For ``--help``, ``--version`` and wrong options.
+
+    Examples
+    --------
+    >>> parse(["info", "--model", "run"]).model
+    'run'
+    """
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # argparse would not say of which command
+        parser.prog = f"regmask {args.command}"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args

@@ -1,0 +1,460 @@
+"""Transformers from the loci table to ``Windows``, to be used in series.
+
+``TSSWindows`` turns loci into windows without channels; ``SequenceChannels`` and ``SignalChannels``
+each append channels; ``WindowCache`` keeps what is read. All of them return ``Windows``: the data
+are read when a row is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from regmask_sk._cache import FolderStore, MemoryStore, content_key
+from regmask_sk._sources import Regions, SequenceSource, SignalSource, learn_scale
+from regmask_sk.genome import BigWigReader, FastaReader, check_chromosomes, shorten
+from regmask_sk.loci import check_loci, read_regions
+from regmask_sk.windows import Windows
+
+PathLike = str | os.PathLike[str]
+
+
+class _WindowsTransformer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """What the transformers share: their output stays ``Windows``."""
+
+    def set_output(self, *, transform: str | None = None) -> Any:
+        """Do nothing: the output is ``Windows``, whichever container is asked for.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, optional
+            Ignored.
+
+        Returns
+        -------
+        self
+            The transformer.
+        """
+        return self
+
+    def _check_windows(self, X: Any) -> Windows:
+        if not isinstance(X, Windows):
+            raise TypeError(
+                f"X is a {type(X).__name__}; {type(self).__name__} expects Windows. Put TSSWindows "
+                "before it in the pipeline."
+            )
+        return X
+
+
+class TSSWindows(_WindowsTransformer):
+    """Place a window around each transcription start site.
+
+    Parameters
+    ----------
+    length : int, default=200_000
+        Width of a window in base pairs; column ``length // 2`` is the TSS.
+    stranded : bool, default=True
+        Whether windows of genes on the minus strand are read 5' to 3' on that strand.
+    jitter : int, default=0
+        Base pairs by which a regressor shifts windows in training, at most, in either direction.
+
+    See Also
+    --------
+    SequenceChannels, SignalChannels : Append channels to the windows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> loci = pd.DataFrame({"chrom": ["chr1"], "tss": [100], "strand": ["+"]}, index=["abc"])
+    >>> TSSWindows(length=50).fit_transform(loci)
+    Windows(n=1, length=50, channels=())
+    """
+
+    def __init__(self, length: int = 200_000, stranded: bool = True, jitter: int = 0) -> None:
+        self.length = length
+        self.stranded = stranded
+        self.jitter = jitter
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> TSSWindows:
+        """Check the loci and the parameters.
+
+        Parameters
+        ----------
+        X : pandas.DataFrame
+            Columns ``chrom``, ``tss`` (0-based) and ``strand``.
+        y : ignored
+
+        Returns
+        -------
+        self
+            The transformer.
+        """
+        self.transform(X)
+        return self
+
+    def transform(self, X: pd.DataFrame) -> Windows:
+        """Place the windows; nothing is read.
+
+        Parameters
+        ----------
+        X : pandas.DataFrame of n_samples rows
+            Columns ``chrom``, ``tss`` (0-based) and ``strand``.
+
+        Returns
+        -------
+        Windows of shape (n_samples, 0, length)
+            The windows, without channels.
+        """
+        check_loci(X)
+        return Windows(X, self.length, stranded=self.stranded, jitter=self.jitter)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class SequenceChannels(_WindowsTransformer):
+    """Append the channels A, C, G and T.
+
+    Parameters
+    ----------
+    fasta : str or path-like
+        Genome, plain or bgzipped FASTA.
+    chrom_alias : mapping of str to str, optional
+        Name in the loci to name in the file, for chromosomes that are named differently.
+
+    See Also
+    --------
+    SignalChannels : Appends the channels of bigWig tracks.
+    """
+
+    def __init__(self, fasta: PathLike, chrom_alias: Mapping[str, str] | None = None) -> None:
+        self.fasta = fasta
+        self.chrom_alias = chrom_alias
+
+    def fit(self, X: Windows, y: Any = None) -> SequenceChannels:
+        """Open the file and compare its chromosomes to those of the loci and the other files.
+
+        Parameters
+        ----------
+        X : Windows
+            The windows.
+        y : ignored
+
+        Returns
+        -------
+        self
+            The transformer.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file cannot be read, or does not fit the loci.
+        """
+        self.transform(X)
+        return self
+
+    def transform(self, X: Windows) -> Windows:
+        """Append the channels; nothing is read but the index of the file.
+
+        Parameters
+        ----------
+        X : Windows of shape (n_samples, n_channels, length)
+            The windows.
+
+        Returns
+        -------
+        Windows of shape (n_samples, n_channels + 4, length)
+            The windows with the sequence.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file cannot be read, or does not fit the loci.
+        """
+        windows = self._check_windows(X)
+        result = windows.with_source(SequenceSource(FastaReader(self.fasta, self.chrom_alias)))
+        check_chromosomes(result.loci, result.readers)
+        return result
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+class SignalChannels(_WindowsTransformer):
+    """Append one channel for each bigWig track.
+
+    Parameters
+    ----------
+    tracks : mapping of str to (path or mapping of str to path)
+        Name of the channel to its file, or to the file of each ``cell_type`` of the loci.
+    scaling : {"robust", "none"}, default="robust"
+        "robust": ``asinh((x - center) / scale)``, learned for each file from the rows given to
+        `fit`: `center` is 0 for a track without negative values, else the median; `scale` is the
+        median distance from `center` of the values that are not equal to it, so that neither the
+        many zeros of sparse counts nor a few high peaks decide it.
+    missing : {"zero", "mask", "error"}, default="zero"
+        Bases without a value, and those off the chromosome, become 0 after scaling; "mask" appends
+        for each track a channel ``NAME_covered``, 1 where there is a value; "error" refuses them
+        on the chromosome.
+    blacklist : str or path-like, optional
+        BED file; bases in its regions count as having no value.
+    chrom_alias : mapping of str to str, optional
+        Name in the loci to name in the files, for chromosomes that are named differently.
+    n_scaling_windows : int, default=256
+        Rows from which the scale of each file is learned, drawn at random.
+    random_state : int, RandomState instance or None, default=None
+        For drawing these rows.
+
+    Attributes
+    ----------
+    scales_ : dict or None
+        ``scales_[track]`` is ``{"center": float, "scale": float}``, in the units of the file; where
+        the track has a file for each cell type, ``scales_[track][cell_type]`` is. None if `scaling`
+        is "none".
+
+    See Also
+    --------
+    SequenceChannels : Appends the sequence.
+    """
+
+    def __init__(
+        self,
+        tracks: Mapping[str, PathLike | Mapping[str, PathLike]],
+        scaling: Literal["robust", "none"] = "robust",
+        missing: Literal["zero", "mask", "error"] = "zero",
+        blacklist: PathLike | None = None,
+        chrom_alias: Mapping[str, str] | None = None,
+        n_scaling_windows: int = 256,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.tracks = tracks
+        self.scaling = scaling
+        self.missing = missing
+        self.blacklist = blacklist
+        self.chrom_alias = chrom_alias
+        self.n_scaling_windows = n_scaling_windows
+        self.random_state = random_state
+
+    def fit(self, X: Windows, y: Any = None) -> SignalChannels:
+        """Check the files and learn a scale for each of them from the rows of `X`.
+
+        Parameters
+        ----------
+        X : Windows
+            The windows of the training rows.
+        y : ignored
+
+        Returns
+        -------
+        self
+            The transformer.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If a file cannot be read, does not fit the loci or the other files, or has no value in
+            any window.
+        """
+        windows = self._check_windows(X)
+        source = self._source(windows, scales=None)
+        self.scales_ = self._learn(windows, source) if self.scaling == "robust" else None
+        return self
+
+    def transform(self, X: Windows) -> Windows:
+        """Append the channels; nothing is read.
+
+        Parameters
+        ----------
+        X : Windows of shape (n_samples, n_channels, length)
+            The windows.
+
+        Returns
+        -------
+        Windows of shape (n_samples, n_channels + n_new, length)
+            The windows with the tracks; `n_new` is the number of tracks, twice that with
+            ``missing="mask"``.
+        """
+        check_is_fitted(self, "scales_")
+        windows = self._check_windows(X)
+        return windows.with_source(self._source(windows, self.scales_))
+
+    def _source(self, windows: Windows, scales: dict[str, Any] | None) -> SignalSource:
+        """Open the files and check them against the loci and the other files."""
+        self._check_parameters()
+        tracks = {name: self._open(name, files) for name, files in self.tracks.items()}
+        if scales is not None:
+            if set(scales) != set(tracks):
+                raise ValueError(
+                    f"tracks are {sorted(tracks)}; fit has learned the scales of {sorted(scales)}. "
+                    "Fit again after a change of tracks."
+                )
+            scales = {
+                name: {None: scales[name]} if "center" in scales[name] else scales[name]
+                for name in tracks
+            }
+        source = SignalSource(tracks, scales, self.missing, self._regions(tracks))
+        if any(None not in files for files in tracks.values()):
+            if "cell_type" not in windows.loci.columns:
+                raise ValueError(
+                    "tracks has files for each cell type, and the loci have no column cell_type; "
+                    f"their columns are {list(windows.loci.columns)}."
+                )
+            source.check_cell_types(windows.cell_types)
+        readers = windows.with_source(source).readers
+        check_chromosomes(windows.loci, readers, allow_absent=self.missing != "error")
+        return source
+
+    def _check_parameters(self) -> None:
+        allowed = {"scaling": ("robust", "none"), "missing": ("zero", "mask", "error")}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {values}.")
+        if not isinstance(self.n_scaling_windows, int | np.integer) or self.n_scaling_windows < 1:
+            raise ValueError(
+                f"n_scaling_windows is {self.n_scaling_windows!r}; expected an integer of at least "
+                "1."
+            )
+        if not isinstance(self.tracks, Mapping) or not self.tracks:
+            raise ValueError(
+                f"tracks is {self.tracks!r}; expected a dict of channel name to bigWig path, or to "
+                "a dict of cell type to path."
+            )
+
+    def _open(
+        self, name: str, files: PathLike | Mapping[str, PathLike]
+    ) -> dict[str | None, BigWigReader]:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"tracks has the key {name!r}; expected a channel name (str).")
+        if not isinstance(files, Mapping):
+            return {None: BigWigReader(files, self.chrom_alias)}
+        if not files or not all(isinstance(cell_type, str) for cell_type in files):
+            raise ValueError(
+                f"track {name!r} is {files!r}; expected a path, or a dict of cell type (str) to "
+                "path."
+            )
+        return {
+            cell_type: BigWigReader(path, self.chrom_alias) for cell_type, path in files.items()
+        }
+
+    def _regions(self, tracks: Mapping[str, Mapping[Any, BigWigReader]]) -> Regions:
+        if self.blacklist is None:
+            return Regions({})
+        regions = Regions.from_table(read_regions(self.blacklist))
+        readers = [reader for by_type in tracks.values() for reader in by_type.values()]
+        known = {chrom for reader in readers for chrom in reader.chrom_sizes}
+        if not known & set(regions.by_chrom):
+            raise ValueError(
+                f"blacklist {self.blacklist} shares no chromosome with the tracks: it has "
+                f"{shorten(regions.by_chrom)}, they have {shorten(sorted(known))}. Name "
+                "chromosomes in it as in the loci."
+            )
+        return regions
+
+    def _learn(self, windows: Windows, source: SignalSource) -> dict[str, Any]:
+        drawn = check_random_state(self.random_state).permutation(len(windows))
+        learned: dict[str, Any] = {}
+        for name, files in source.tracks.items():
+            alone = SignalSource({name: files}, None, "zero", source.blacklist)
+            by_type = {}
+            for cell_type in files:
+                rows = [row for row in drawn if cell_type in (None, windows.cell_types[row])]
+                if rows:
+                    by_type[cell_type] = learn_scale(alone, windows, rows, self.n_scaling_windows)
+            learned[name] = by_type.get(None, by_type)
+        return learned
+
+
+class WindowCache(_WindowsTransformer):
+    """Keep windows once they are read.
+
+    Put it after the transformers that append channels. Windows are kept with a flank of `jitter`
+    on either side, so that shifted windows come from the cache too, and are known by their place
+    and cell type, so that rows of another split are found again.
+
+    Parameters
+    ----------
+    path : str or path-like, optional
+        Folder for ``.npy`` files, which are mapped into memory when read and shared by all
+        processes and later runs. What is kept there is known by the files' paths, sizes and times
+        of change and by the parameters of reading, so that a changed file is read anew; the scales
+        of `SignalChannels` are applied when a window is read, so that all cross-validation splits
+        share one copy. By default windows are kept in memory, 1 byte a base for the sequence and 4
+        for each track, as long as the fitted transformer lives; pickles and clones start empty.
+    max_bytes : int, default=8 * 2**30
+        The most memory that windows may take, if `path` is not given. `fit` refuses to go beyond;
+        rows that only `transform` sees are then read from the files each time.
+
+    Notes
+    -----
+    Nothing is ever deleted from the folder. Delete it when it is not needed any more.
+    """
+
+    def __init__(self, path: PathLike | None = None, max_bytes: int = 8 * 2**30) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+
+    def fit(self, X: Windows, y: Any = None) -> WindowCache:
+        """Read the windows of all rows that are not kept yet.
+
+        Parameters
+        ----------
+        X : Windows
+            The windows.
+        y : ignored
+
+        Returns
+        -------
+        self
+            The transformer.
+
+        Raises
+        ------
+        ValueError
+            If the windows take more than `max_bytes`, or than the disk has left.
+        """
+        self._store(self._check_windows(X)).fill(X)
+        return self
+
+    def transform(self, X: Windows) -> Windows:
+        """Return the windows with what is kept.
+
+        Parameters
+        ----------
+        X : Windows of shape (n_samples, n_channels, length)
+            The windows.
+
+        Returns
+        -------
+        Windows of shape (n_samples, n_channels, length)
+            The same, read from the cache. New rows are kept too: in memory when they are first
+            read, in a folder at once.
+        """
+        windows = self._check_windows(X)
+        store = self._store(windows)
+        if isinstance(store, FolderStore):
+            store.fill(windows)
+        return replace(windows, store=store)
+
+    def _store(self, windows: Windows) -> MemoryStore | FolderStore:
+        """Return the store for these windows, a new one if files or scales have changed."""
+        key = content_key(windows, fitted=self.path is None)
+        where = None if self.path is None else os.fspath(self.path)
+        if not hasattr(self, "_kept") or self._kept[0] != (key, where, self.max_bytes):
+            store: MemoryStore | FolderStore
+            if where is None:
+                store = MemoryStore(key, len(windows.sources), windows.jitter, self.max_bytes)
+            else:
+                store = FolderStore(where, key, windows.jitter)
+            self._kept = ((key, where, self.max_bytes), store)
+        return self._kept[1]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True

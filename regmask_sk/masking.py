@@ -1,0 +1,499 @@
+"""The masked expression model: a generator of masks and a predictor of what they keep.
+
+Symbols
+-------
+``x``
+    Input, ``(batch, channel, length)``.
+``T``
+    Number of tokens, ``ceil(length / resolution)``; a gate stands for one token.
+``openness``
+    Log-odds of a gate's mean, ``(batch, T)``: above 0 a gate is more open than closed.
+``m``
+    Mask over bases, ``(batch, length)`` in [0, 1].
+``a, b``
+    Parameters of the Beta distribution of a gate.
+
+The generator reads the window and gives each gate its distribution; the predictor sees
+``x * m`` and ``m`` itself, so that a closed base and an absent one differ. How the two
+are trained is told in :mod:`regmask_sk._training`.
+
+References
+----------
+Su et al., "Learning to discover regulatory elements for gene expression prediction",
+ICLR 2025: Beta gates from sequence and signals, the information bottleneck.
+Jethani et al., "Have we learned to explain?", AISTATS 2021: why the predictor must be
+trained under masks that do not come from the generator.
+Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regmask_sk.ops.tokens import pool_to_tokens
+
+MaskKind = Literal["soft", "hard", "topk"]
+
+#: Floor under the parameters of a Beta gate: the gradient of the divergence to the
+#: prior is of the order of the inverse square of a parameter.
+BETA_FLOOR = 0.05
+_LOG_ODDS_LIMIT = 12.0
+_POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
+_FIRST_BIN = 64.0  # bp: width of the readout's bins next to the TSS
+_HEADS = 4  # attention heads of the readout
+_CLOSED = 1e-4  # weight, against 1, of a closed token in the readout's attention
+
+
+class MaskOutput(NamedTuple):
+    """What the model gives for a batch.
+
+    Attributes
+    ----------
+    prediction : Tensor of shape (batch, n_outputs)
+        In units of the standardised target.
+    mask : Tensor of shape (batch, length)
+        The mask under which the prediction was made, in [0, 1].
+    """
+
+    prediction: Tensor
+    mask: Tensor
+
+
+def random_block_masks(
+    n_samples: int,
+    n_tokens: int,
+    *,
+    open_share: float = 0.25,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Random masks made of smooth blocks, as the predictor sees them in training.
+
+    White noise is smoothed with a window of random width (1 to 16 tokens) and cut at a
+    quantile. The share kept is drawn from Beta(1, 2), so that sparse masks, which are
+    what the predictor will be asked about, come more often than dense ones.
+
+    Parameters
+    ----------
+    n_samples, n_tokens : int
+        Shape of the result.
+    open_share : float, default=0.25
+        Probability that a window is left fully open.
+    generator : torch.Generator, optional
+        Source of random numbers; torch's global one by default.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_tokens)
+        Of zeros and ones.
+
+    Examples
+    --------
+    >>> import torch
+    >>> random_block_masks(2, 8, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 8])
+    """
+    noise = torch.rand(n_samples, n_tokens, generator=generator)
+    widths = 2 ** torch.randint(0, 5, (n_samples,), generator=generator)
+    for width in (2, 4, 8, 16):
+        chosen = widths == width
+        if width < n_tokens and bool(chosen.any()):
+            padded = F.pad(noise[chosen], (width // 2, width - 1 - width // 2), mode="reflect")
+            noise[chosen] = F.avg_pool1d(padded, width, stride=1)
+    rank = noise.argsort(dim=1).argsort(dim=1)
+    share = 1.0 - torch.rand(n_samples, 1, generator=generator).sqrt()
+    masks = (rank < share * n_tokens).float()
+    masks[torch.rand(n_samples, generator=generator) < open_share] = 1.0
+    return masks
+
+
+def sample_relaxed_bernoulli(openness: Tensor, temperature: float) -> Tensor:
+    """Reparameterised sample of relaxed Bernoulli gates (Maddison et al., 2017, eq. 4).
+
+    Parameters
+    ----------
+    openness : Tensor
+        Log-odds of the gates.
+    temperature : float
+        Above 0; the smaller, the closer to 0 and 1.
+
+    Returns
+    -------
+    Tensor of the shape of `openness`
+        In (0, 1), with a gradient to `openness`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sample_relaxed_bernoulli(torch.full((3,), 50.0), 0.5)
+    tensor([1., 1., 1.])
+    """
+    uniform = torch.rand_like(openness).clamp(1e-6, 1.0 - 1e-6)
+    return torch.sigmoid((openness + torch.logit(uniform)) / temperature)
+
+
+def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
+    """Value of `hard` in forward, gradient of `soft` in backward.
+
+    Examples
+    --------
+    >>> import torch
+    >>> soft = torch.tensor([0.4], requires_grad=True)
+    >>> straight_through(soft, (soft > 0.3).float()).sum().backward()
+    >>> soft.grad
+    tensor([1.])
+    """
+    return hard.detach() + soft - soft.detach()
+
+
+class Generator(nn.Module):
+    """Reads a window and gives each gate its distribution.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Body, from the channels it reads plus a mask of ones to tokens.
+    body_channels : tuple of int
+        Indices of the channels that the body reads.
+    signal_channels : tuple of int
+        Indices of the channels that add evidence of their own, track by track.
+    n_tokens : int
+        Number of gates of a window.
+    distribution : {"relaxed_bernoulli", "beta"}
+        Family of the gates.
+
+    Notes
+    -----
+    Relaxed Bernoulli gates have log-odds that add up the body's reading, the evidence of
+    each track, and a learned bias of the position in the window.
+
+    With ``"beta"`` the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
+    ``Beta(1 + w * max(s, 0), 1 + w * max(-s, 0) + v)`` with learned non-negative ``w``
+    and ``v``. The normalised product of Beta densities is again a Beta density, with
+    parameters ``a1 + sum(a2 - 1)`` and ``b1 + sum(b2 - 1)`` (Su et al. 2025,
+    Proposition 2); the -1 that belongs to it is kept here.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        body_channels: tuple[int, ...],
+        signal_channels: tuple[int, ...],
+        n_tokens: int,
+        distribution: Literal["relaxed_bernoulli", "beta"],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.distribution = distribution
+        self.resolution = int(backbone.resolution)
+        self.n_tokens = n_tokens
+        n_parameters = 2 if distribution == "beta" else 1
+        self.head = nn.Conv1d(int(backbone.out_channels), n_parameters, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
+        self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
+        if distribution == "relaxed_bernoulli":
+            self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
+        self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
+        self.register_buffer(
+            "signal_index", torch.tensor(signal_channels, dtype=torch.long), persistent=False
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters of the gates.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, channel, length)
+            The window.
+
+        Returns
+        -------
+        tuple of two Tensors of shape (batch, T), float32
+            ``(a, b)`` of Beta gates. For relaxed Bernoulli gates the log-odds of being
+            open and of being closed, the second one always 0.
+        """
+        h = self.backbone(torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1))
+        # The head and all that follows stay in float32 under autocast: Beta has no
+        # half-precision sampler, and its divergence overflows in half precision.
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            raw = self.head(h.float())
+            tracks = pool_to_tokens(x[:, self.signal_index].float(), self.resolution)
+            if self.distribution == "relaxed_bernoulli":
+                evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
+                position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+                openness = raw[:, 0] + evidence + position
+                return openness.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT), torch.zeros_like(openness)
+            weight = F.softplus(self.track_weight)[:, None]
+            a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
+            b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
+            return a, b + F.softplus(self.track_offset).sum()
+
+
+def distance_bins(n_tokens: int, resolution: int) -> Tensor:
+    """Matrix that averages tokens over bins of their distance to the TSS.
+
+    The TSS is the middle of the window. Bins double in width away from it, on either side:
+    64 bp, 64 bp, 128 bp, 256 bp and so on, and end with the window.
+
+    Parameters
+    ----------
+    n_tokens, resolution : int
+        Number of tokens, and bases a token stands for.
+
+    Returns
+    -------
+    Tensor of shape (n_tokens, n_bins)
+        Each column sums to 1.
+
+    Examples
+    --------
+    >>> distance_bins(8, 16)
+    tensor([[0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500]])
+    """
+    distance = (torch.arange(n_tokens) + 0.5 - n_tokens / 2) * resolution
+    ring = (distance.abs() / _FIRST_BIN).clamp_min(1e-6).log2().floor().add(1).clamp_min(0)
+    _, column = torch.unique(torch.where(distance < 0, -ring - 1, ring), return_inverse=True)
+    members = F.one_hot(column).float()
+    return members / members.sum(dim=0)
+
+
+class Readout(nn.Module):
+    """Scalar outputs from tokens, by a sum and by a small network.
+
+    The sum of gated contributions serves elements whose position means nothing. The
+    network reads means over bins of the distance to the TSS, and the tokens that a few
+    attention heads pick among those that the mask keeps. Covariates join the network.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of the tokens.
+    n_outputs, n_covariates : int
+        Numbers of targets and of covariates.
+    n_tokens, resolution : int
+        Number of tokens, and bases a token stands for.
+    dropout : float
+        Dropout probability of the network, on its input and on its hidden layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        n_outputs: int,
+        n_covariates: int,
+        *,
+        n_tokens: int,
+        resolution: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        bin_channels = max(in_channels // 4, 1)
+        self.register_buffer("bins", distance_bins(n_tokens, resolution), persistent=False)
+        n_bins = self.bins.shape[1]
+        self.gate = nn.Conv1d(in_channels, n_outputs, 1)
+        self.value = nn.Conv1d(in_channels, n_outputs, 1)
+        self.to_bins = nn.Conv1d(in_channels, bin_channels, 1)
+        self.attention = nn.Conv1d(in_channels, _HEADS, 1)
+        n_inputs = n_bins * bin_channels + _HEADS * in_channels + n_covariates
+        self.network = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(n_inputs, in_channels),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(in_channels, n_outputs),
+        )
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, h: Tensor, kept: Tensor, covariates: Tensor) -> Tensor:
+        """Map tokens to outputs.
+
+        Parameters
+        ----------
+        h : Tensor of shape (batch, in_channels, T)
+            Tokens.
+        kept : Tensor of shape (batch, T)
+            Share of each token's bases that the mask keeps.
+        covariates : Tensor of shape (batch, n_covariates)
+            Standardised covariates.
+
+        Returns
+        -------
+        Tensor of shape (batch, n_outputs)
+            In units of the standardised target.
+        """
+        contributions = (torch.sigmoid(self.gate(h)) * self.value(h)).sum(dim=2)
+        weight = (self.attention(h) + torch.log(kept + _CLOSED).unsqueeze(1)).softmax(dim=2)
+        picked = weight @ h.transpose(1, 2)
+        parts = [(self.to_bins(h) @ self.bins).flatten(1), picked.flatten(1), covariates]
+        return contributions + self.network(torch.cat(parts, dim=1))
+
+
+class Predictor(nn.Module):
+    """Predicts expression from what a mask keeps, and from nothing else of the window.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Body with one channel more than the window: the mask, last.
+    readout : Readout
+        From tokens to outputs.
+    channels : tuple of int
+        Indices of the window's channels in the order in which the body reads them.
+    """
+
+    def __init__(self, backbone: nn.Module, readout: Readout, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.readout = readout
+        self.resolution = int(backbone.resolution)
+        self.register_buffer("body_index", torch.tensor(channels), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+        """Predict ``(batch, n_outputs)`` from ``x * mask`` and the mask."""
+        m = mask.unsqueeze(1).to(x.dtype)
+        h = self.backbone(torch.cat([x[:, self.body_index] * m, m], dim=1))
+        kept = pool_to_tokens(m, self.resolution)[:, 0]
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self.readout(h.float(), kept.float(), covariates)
+
+
+class MaskedExpressionModel(nn.Module):
+    """Generator and predictor, and the rules by which gates become masks.
+
+    Parameters
+    ----------
+    generator : Generator
+        Gives gates.
+    predictor : Predictor
+        Predicts from the masked window.
+    length : int
+        Length of the window in base pairs.
+    promoter : tuple of int
+        ``(first, last + 1)`` column of the promoter window, which is always kept.
+    sparsity : float
+        Share of bases that ``"topk"`` keeps, promoter included.
+
+    Attributes
+    ----------
+    soft_shift, hard_shift : Tensor of shape ()
+        Added to the openness before a soft or a hard mask is read, so that the mean
+        share kept on the training rows is the budget.
+    """
+
+    soft_shift: Tensor
+    hard_shift: Tensor
+
+    def __init__(
+        self,
+        generator: Generator,
+        predictor: Predictor,
+        *,
+        length: int,
+        promoter: tuple[int, int],
+        sparsity: float,
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self.predictor = predictor
+        self.length = length
+        self.promoter = promoter
+        self.sparsity = sparsity
+        self.resolution = generator.resolution
+        self.n_tokens = -(-length // self.resolution)
+        self.register_buffer("soft_shift", torch.zeros(()))
+        self.register_buffer("hard_shift", torch.zeros(()))
+        # Bases of each token that the promoter does not already keep: what a gate decides.
+        free = torch.ones(self.n_tokens * self.resolution)
+        free[length:] = 0.0
+        free[promoter[0] : promoter[1]] = 0.0
+        self.register_buffer(
+            "free_bases", free.view(self.n_tokens, self.resolution).sum(1), persistent=False
+        )
+
+    def start_generator(self) -> None:
+        """Give the generator's body the weights of the predictor's, where they are alike.
+
+        What tells elements from the rest is what predicts expression, so the generator
+        starts from the features that the predictor has learned.
+        """
+        if torch.equal(self.generator.body_index, self.predictor.body_index):
+            self.generator.backbone.load_state_dict(self.predictor.backbone.state_dict())
+
+    def openness(self, x: Tensor) -> Tensor:
+        """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
+        a, b = self.generator(x)
+        return a - b if self.generator.distribution == "relaxed_bernoulli" else a.log() - b.log()
+
+    def gates(self, openness: Tensor, kind: MaskKind) -> Tensor:
+        """Deterministic gates of a fitted model, ``(batch, T)``, of the wanted kind."""
+        if kind == "soft":
+            return torch.sigmoid(openness + self.soft_shift)
+        if kind == "hard":
+            return (openness + self.hard_shift > 0).to(openness.dtype)
+        return self.topk_gates(openness)
+
+    def topk_gates(self, openness: Tensor) -> Tensor:
+        """Open as many of the most open gates of each window as the budget allows."""
+        promoter_bases = self.promoter[1] - self.promoter[0]
+        wanted = max(self.sparsity * self.length - promoter_bases, 0.0)
+        ranked = openness.masked_fill(self.free_bases == 0, -torch.inf)
+        order = ranked.argsort(dim=1, descending=True)
+        spent = self.free_bases[order].cumsum(dim=1)
+        # A gate is opened while at least half of its bases fit into what is left.
+        opened = (spent - 0.5 * self.free_bases[order] <= wanted).to(openness.dtype)
+        return torch.zeros_like(openness).scatter(1, order, opened)
+
+    def expand(self, gates: Tensor) -> Tensor:
+        """Mask over bases, ``(batch, length)``, from gates; the promoter is kept open."""
+        mask = gates.repeat_interleave(self.resolution, dim=1)[:, : self.length]
+        first, last = self.promoter
+        ones = torch.ones_like(mask[:, first:last])
+        return torch.cat([mask[:, :first], ones, mask[:, last:]], dim=1)
+
+    def kept_share(self, gates: Tensor) -> Tensor:
+        """Share of each window's bases that gates keep, promoter included, ``(batch,)``."""
+        promoter_bases = self.promoter[1] - self.promoter[0]
+        return (gates @ self.free_bases + promoter_bases) / self.length
+
+    def forward(
+        self,
+        x: Tensor,
+        covariates: Tensor,
+        mask: Tensor | None = None,
+        *,
+        kind: MaskKind = "soft",
+    ) -> MaskOutput:
+        """Predict under the model's own mask, or under a mask that is given.
+
+        Parameters
+        ----------
+        x : Tensor of shape (batch, channel, length)
+            The window.
+        covariates : Tensor of shape (batch, n_covariates)
+            Standardised covariates.
+        mask : Tensor of shape (batch, length), optional
+            Mask to predict under; by default the generator's own.
+        kind : {"soft", "hard", "topk"}
+            How the generator's mask is read.
+
+        Returns
+        -------
+        MaskOutput
+            Prediction and mask.
+        """
+        if mask is None:
+            mask = self.expand(self.gates(self.openness(x), kind))
+        return MaskOutput(self.predictor(x, mask, covariates), mask)

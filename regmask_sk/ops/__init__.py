@@ -1,0 +1,1 @@
+"""Numeric kernels: tensors in, tensors out, no state."""

@@ -1,0 +1,70 @@
+"""From bases to tokens: means, and codon counts in each reading frame."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+N_PHASES = 3
+N_CODONS = 64
+
+
+def pool_to_tokens(x: Tensor, resolution: int) -> Tensor:
+    """Mean of each token's bases, ``(batch, channel, length)`` to ``(batch, channel, T)``.
+
+    A last token that is not full is averaged over the bases it has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pool_to_tokens(torch.tensor([[[1.0, 3.0, 5.0]]]), 2)
+    tensor([[[2., 5.]]])
+    """
+    if resolution == 1 or x.shape[1] == 0:
+        return x[..., : -(-x.shape[-1] // resolution)]
+    return F.avg_pool1d(x, resolution, ceil_mode=True)
+
+
+def codon_counts(sequence: Tensor, resolution: int) -> Tensor:
+    """Share of each trinucleotide in each token and phase.
+
+    Parameters
+    ----------
+    sequence : Tensor of shape (batch, 4, length)
+        One-hot A, C, G, T, possibly multiplied by a mask. A base all of whose channels are
+        0 is unknown, and a trinucleotide with an unknown base is not counted.
+    resolution : int
+        Bases a token stands for.
+
+    Returns
+    -------
+    Tensor of shape (batch, 3, 64, T)
+        Counts divided by ``resolution / 3``, the codons of one phase in a token. Codon
+        ``16 * a + 4 * b + c`` starts at a base of the token whose position in the window
+        is the phase modulo 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> atg = torch.eye(4)[[0, 3, 2]].T[None]
+    >>> codon_counts(atg, 3)[0, 0, 0 * 16 + 3 * 4 + 2]
+    tensor([1.])
+    """
+    batch, _, length = sequence.shape
+    n_tokens = -(-length // resolution)
+    device = sequence.device
+    base = F.pad(sequence.argmax(dim=1), (0, 2))
+    known = F.pad(sequence.amax(dim=1) > 0, (0, 2))
+    codon = 16 * base[:, :-2] + 4 * base[:, 1:-1] + base[:, 2:]
+    counted = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
+    position = torch.arange(length, device=device)
+    row = torch.arange(batch, device=device)[:, None]
+    cell = (row * N_PHASES + position % N_PHASES) * n_tokens + position // resolution
+    # One more bin takes what is not counted.
+    index = cell * (N_CODONS + 1) + torch.where(counted, codon, N_CODONS)
+    counts = torch.bincount(
+        index.flatten(), minlength=batch * N_PHASES * n_tokens * (N_CODONS + 1)
+    )
+    table = counts.view(batch, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
+    return table.transpose(2, 3).to(sequence.dtype) * (N_PHASES / resolution)

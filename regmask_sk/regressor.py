@@ -1,0 +1,673 @@
+"""``RegMaskRegressor``: expression, and the mask of what drives it, as an estimator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, check_scalar
+from torch import nn
+from tqdm.auto import tqdm
+
+from regmask_sk._base import SEQUENCE_CHANNELS, WindowArray, WindowEstimator, resolve_device
+from regmask_sk._batches import WindowDataset
+from regmask_sk._training import RegMaskNet, Settings, Stage
+from regmask_sk.backbones import make_backbone
+from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.windows import Windows
+
+
+class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
+    """Predict expression from the few bases of a window that drive it.
+
+    A *generator* reads the window and gives every stretch of `resolution` bases a gate;
+    a *predictor* sees only what the gates keep. ``predict`` gives expression,
+    ``transform`` gives the masks.
+
+    Parameters
+    ----------
+    backbone : str or type, default="conv"
+        Body of the generator and of the predictor: a short name of
+        ``regmask_sk.backbones.BACKBONES``, or a class with the same interface.
+    mask : {"soft", "hard", "topk"}, default="soft"
+        How gates become a mask: their mean in [0, 1]; 0 or 1; or 1 for as many of the
+        most open gates of each window as `sparsity` allows. A fitted decoupled estimator
+        can be read in each of the three ways: ``set_params(mask=...)`` after ``fit``.
+    training : {"decoupled", "joint"}, default="decoupled"
+        ``"decoupled"`` trains the predictor under random masks, then the generator
+        against it, then the predictor under the generator's masks mixed with random
+        ones. ``"joint"`` is the published objective (Su et al., 2025): both together,
+        with Beta gates and their divergence from a prior.
+    sparsity : float, default=0.1
+        Share of the bases to keep, promoter included; the mean over the training rows
+        of a decoupled fit, the share of each window for ``mask="topk"``. Joint training
+        is governed by `kl_weight` and `prior_mean` in its place.
+    promoter_length : int or "auto", default="auto"
+        Width in base pairs of the window around the TSS that every mask keeps. ``"auto"``
+        is a twentieth of the window, at most 2,000 bp.
+    resolution : int, default=16
+        Grain of the mask in base pairs.
+    covariates : sequence of str, default=()
+        Numeric columns of the loci table that join the predictor's head, standardised.
+    reverse_complement : bool, default=False
+        Whether training turns every other window to its opposite strand. For windows in
+        which the direction of transcription means nothing.
+    d_model : int, default=64
+        Width of the bodies.
+    n_layers : int, default=4
+        Number of layers of each body.
+    dropout : float, default=0.1
+        Dropout probability.
+    kl_weight, prior_mean, prior_concentration : float, default=0.05, 0.1, 10.0
+        Joint training only: weight of the divergence from the sparsity prior, and the
+        mean and concentration (sum of both parameters) of that Beta distribution.
+    loss : {"squared_error", "huber"}, default="squared_error"
+        Regression loss on the standardised target.
+    max_epochs : int, default=60
+        Epochs of the predictor's stage, or of joint training.
+    generator_epochs, finetune_epochs : int or None, default=None
+        Epochs of the two later stages of decoupled training; ``None`` takes a third
+        of `max_epochs` for each (0 is allowed for the last).
+    patience : int, default=15
+        Epochs without a better validation loss after which a stage ends. They are counted
+        only once the stage predicts better than a constant.
+    batch_size : int, default=32
+        Windows a step.
+    learning_rate : float, default=0.003
+        Peak of the one-cycle schedule of each stage (AdamW).
+    weight_decay : float, default=0.01
+        Decoupled weight decay.
+    gradient_clip : float, default=1.0
+        Largest norm of the gradient.
+    ema_decay : float, default=0.99
+        Decay, a step, of the exponential moving average of the weights, with which
+        stages are judged and end.
+    validation_chroms : sequence of str or None, default=None
+        Chromosomes held out of training to judge epochs by.
+    validation_fraction : float, default=0.1
+        Without `validation_chroms`: share of the chromosomes (of the rows, where X is an
+        array and ``fit`` is given no `groups`) held out for that; 0 for none.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the last fit.
+    n_workers : int, default=0
+        Loader processes; 0 reads in this process.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+    amp : bool or "auto", default="auto"
+        bfloat16 autocast; ``"auto"`` uses it on CUDA. The mask stays in float32.
+    random_state : int, RandomState or None, default=None
+        The same integer gives the same bits on CPU with the same number of threads.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    net_ : RegMaskNet
+        The skorch net; ``net_.module_`` is the torch model.
+    history_ : DataFrame
+        One row an epoch: ``epoch, stage, train_loss, valid_loss, train_kept,
+        valid_kept, seconds``. Losses are in units of the standardised target.
+    channel_names_in_ : tuple of str or None
+        Channels of X at fit; ``None`` for arrays.
+    n_features_in_ : int
+        Window length in base pairs.
+    promoter_columns_ : slice
+        Columns of the mask that are always kept.
+    target_mean_, target_scale_ : ndarray of shape (n_outputs,)
+        Standardisation of y, from the training rows.
+    covariate_mean_, covariate_scale_ : ndarray of shape (n_covariates,)
+        Standardisation of the covariates, from the training rows.
+    device_ : str
+        Device that the fit ran on.
+
+    References
+    ----------
+    Su, Yu, Zhi, Ji. "Learning to discover regulatory elements for gene expression
+    prediction", ICLR 2025 (arXiv 2502.13991): the joint objective.
+    Jethani, Sudarshan, Aphinyanaphongs, Ranganath. "Have we learned to explain?",
+    AISTATS 2021: why masks of joint training may encode the prediction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from regmask_sk import RegMaskRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(40, 2, 64)).astype("float32")
+    >>> model = RegMaskRegressor(resolution=8, sparsity=0.25, max_epochs=2, random_state=0)
+    >>> model.fit(X, X[:, 0, :8].sum(axis=1)).transform(X).shape
+    (40, 64)
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str | type[nn.Module] = "conv",
+        mask: Literal["soft", "hard", "topk"] = "soft",
+        training: Literal["decoupled", "joint"] = "decoupled",
+        sparsity: float = 0.1,
+        promoter_length: int | Literal["auto"] = "auto",
+        resolution: int = 16,
+        covariates: Sequence[str] = (),
+        reverse_complement: bool = False,
+        d_model: int = 64,
+        n_layers: int = 4,
+        dropout: float = 0.1,
+        kl_weight: float = 0.05,
+        prior_mean: float = 0.1,
+        prior_concentration: float = 10.0,
+        loss: Literal["squared_error", "huber"] = "squared_error",
+        max_epochs: int = 60,
+        generator_epochs: int | None = None,
+        finetune_epochs: int | None = None,
+        patience: int = 15,
+        batch_size: int = 32,
+        learning_rate: float = 0.003,
+        weight_decay: float = 0.01,
+        gradient_clip: float = 1.0,
+        ema_decay: float = 0.99,
+        validation_chroms: Sequence[str] | None = None,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        n_workers: int = 0,
+        device: str = "auto",
+        amp: bool | Literal["auto"] = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.mask = mask
+        self.training = training
+        self.sparsity = sparsity
+        self.promoter_length = promoter_length
+        self.resolution = resolution
+        self.covariates = covariates
+        self.reverse_complement = reverse_complement
+        self.d_model = d_model
+        self.n_layers = n_layers
+        self.dropout = dropout
+        self.kl_weight = kl_weight
+        self.prior_mean = prior_mean
+        self.prior_concentration = prior_concentration
+        self.loss = loss
+        self.max_epochs = max_epochs
+        self.generator_epochs = generator_epochs
+        self.finetune_epochs = finetune_epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.gradient_clip = gradient_clip
+        self.ema_decay = ema_decay
+        self.validation_chroms = validation_chroms
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.n_workers = n_workers
+        self.device = device
+        self.amp = amp
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn what the estimator can do."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    # -- fitting -------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Windows | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> RegMaskRegressor:
+        """Learn the masks and the prediction.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows; a 2-D array is read as one channel.
+        y : array of shape (n,) or (n, n_outputs)
+            Measured expression, in any unit (a log scale is usual).
+        sample_weight : array of shape (n,), optional
+            Non-negative weights.
+        groups : array of shape (n,), optional
+            Group of each row, in place of its chromosome, for the validation split.
+
+        Returns
+        -------
+        RegMaskRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X or y is malformed, a covariate is missing,
+            or the promoter window alone exceeds `sparsity`.
+        FloatingPointError
+            If the loss becomes NaN or infinite.
+        """
+        self._check_parameters()
+        goes_on = self.warm_start and hasattr(self, "net_")
+        windows = self._check_windows(X, reset=not goes_on)
+        data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
+        if goes_on:
+            self.net_.settings = self._settings(data)
+        else:
+            self._build(data)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            self.net_.start()
+            with tqdm(
+                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+                disable=not self.verbose,
+                unit="epoch",
+            ) as bar:
+                while not self.net_.finished:
+                    self._train_epoch(data)
+                    last = self.net_.history[-1]
+                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
+                    bar.update()
+            self.net_.calibrate(data.train)
+        return self
+
+    def partial_fit(
+        self,
+        X: Windows | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> RegMaskRegressor:
+        """Train one epoch, the next one of the plan that ``fit`` would run.
+
+        Parameters
+        ----------
+        X, y, sample_weight, groups
+            As in :meth:`fit`. Standardisation is learned by the first call.
+
+        Returns
+        -------
+        RegMaskRegressor
+            The estimator after one more epoch.
+        """
+        self._check_parameters()
+        begun = hasattr(self, "net_")
+        windows = self._check_windows(X, reset=not begun)
+        data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            if not begun:
+                self._build(data)
+                self.net_.start()
+            self._train_epoch(data)
+            self.net_.calibrate(data.train)
+        return self
+
+    def _check_parameters(self) -> None:
+        """Check every parameter that scikit-learn lets a user set without a check."""
+        choices: dict[str, tuple[str, ...]] = {
+            "mask": ("soft", "hard", "topk"),
+            "training": ("decoupled", "joint"),
+            "loss": ("squared_error", "huber"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not known; expected one of {allowed}."
+                )
+        for name, low, high, bounds in (
+            ("sparsity", 0.0, 1.0, "neither"),
+            ("dropout", 0.0, 1.0, "left"),
+            ("prior_mean", 0.0, 1.0, "neither"),
+            ("prior_concentration", 0.0, math.inf, "neither"),
+            ("kl_weight", 0.0, math.inf, "left"),
+            ("learning_rate", 0.0, math.inf, "neither"),
+            ("weight_decay", 0.0, math.inf, "left"),
+            ("gradient_clip", 0.0, math.inf, "neither"),
+            ("ema_decay", 0.0, 1.0, "left"),
+            ("validation_fraction", 0.0, 1.0, "left"),
+        ):
+            check_scalar(
+                getattr(self, name), name, Real, min_val=low, max_val=high, include_boundaries=bounds
+            )
+        for name, least in (
+            ("resolution", 1),
+            ("d_model", 1),
+            ("n_layers", 0),
+            ("max_epochs", 1),
+            ("patience", 1),
+            ("batch_size", 1),
+            ("n_workers", 0),
+        ):
+            check_scalar(getattr(self, name), name, Integral, min_val=least)
+        for name in ("generator_epochs", "finetune_epochs"):
+            if getattr(self, name) is not None:
+                check_scalar(getattr(self, name), name, Integral, min_val=0)
+
+    def _prepare(
+        self,
+        X: WindowArray,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+        *,
+        reset: bool = True,
+    ) -> _TrainingData:
+        """Standardise and split what a fit is given."""
+        targets = self._check_targets(X, y)
+        weight = self._check_weights(X, sample_weight)
+        covariates = self._covariate_table(X, self.covariates)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        train, valid = self._split_validation(
+            X,
+            validation_chroms=self.validation_chroms,
+            validation_fraction=self.validation_fraction,
+            groups=groups,
+            seed=seed,
+        )
+        if reset:
+            self._seed = seed
+            self._target_ndim = np.ndim(y)
+            self.target_mean_ = np.average(targets[train], axis=0, weights=weight[train])
+            self.target_scale_ = _scale(targets[train])
+            self.covariate_mean_ = covariates[train].mean(axis=0)
+            self.covariate_scale_ = _scale(covariates[train])
+        elif targets.shape[1] != len(self.target_mean_):
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs, but the first call of partial_fit had "
+                f"{len(self.target_mean_)}."
+            )
+        standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
+        covariates = self._standard_covariates(covariates)
+        complement = self._complement() if self.reverse_complement else None
+        parts = []
+        for rows, augment in ((train, True), (valid, False)):
+            parts.append(
+                WindowDataset(
+                    X[rows],
+                    covariates[rows],
+                    standard[rows],
+                    weight[rows],
+                    augment=augment,
+                    complement=complement,
+                )
+            )
+        return _TrainingData(parts[0], parts[1] if len(valid) else None)
+
+    def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
+        return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
+
+    def _build(self, data: _TrainingData) -> None:
+        """Make the torch model and its net for the shapes that X has."""
+        self.device_ = resolve_device(self.device)
+        self._epochs_done = 0
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            torch.manual_seed(self._seed)
+            module = self._make_module(n_outputs=data.train.y.shape[1])
+        self.net_ = RegMaskNet(
+            module,
+            settings=self._settings(data),
+            batch_size=self.batch_size,
+            n_workers=self.n_workers,
+            device=self.device_,
+        )
+
+    def _settings(self, data: _TrainingData) -> Settings:
+        judged = data.train if data.valid is None else data.valid
+        return Settings(
+            stages=self._stages(),
+            mask=self.mask,
+            sparsity=self.sparsity,
+            loss=self.loss,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            gradient_clip=self.gradient_clip,
+            ema_decay=self.ema_decay,
+            patience=self.patience,
+            kl_weight=self.kl_weight,
+            prior_mean=self.prior_mean,
+            prior_concentration=self.prior_concentration,
+            constant_loss=float(np.mean(np.square(judged.y))),
+            amp=self.device_.startswith("cuda") if self.amp == "auto" else bool(self.amp),
+        )
+
+    def _stages(self) -> tuple[Stage, ...]:
+        if self.training == "joint":
+            return (Stage("joint", self.max_epochs),)
+        third = -(-self.max_epochs // 3)
+        generator = third if self.generator_epochs is None else self.generator_epochs
+        finetune = third if self.finetune_epochs is None else self.finetune_epochs
+        stages = (
+            Stage("predictor", self.max_epochs),
+            Stage("generator", generator),
+            Stage("finetune", finetune),
+        )
+        return tuple(stage for stage in stages if stage.n_epochs > 0)
+
+    def _make_module(self, n_outputs: int) -> MaskedExpressionModel:
+        """Build the torch model; a subclass with another model overrides this."""
+        length = self.n_features_in_
+        promoter = self._promoter(length)
+        self.promoter_columns_ = slice(*promoter)
+        names = self.channel_names_in_ or ()
+        every = range(self.n_channels_in_)
+        signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
+        sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
+        sequence = sequence or tuple(i for i in every if i not in signals)
+        # The published decomposition reads Beta gates from the sequence alone and lets
+        # each track add its own evidence; a decoupled generator reads every channel.
+        joint = self.training == "joint"
+        read = sequence if joint and sequence else sequence + signals
+        generator = Generator(
+            self._make_body(len(read) + 1),
+            body_channels=read,
+            signal_channels=signals,
+            n_tokens=-(-length // self._grain()),
+            distribution="beta" if joint else "relaxed_bernoulli",
+        )
+        body = self._make_body(len(sequence + signals) + 1)
+        readout = Readout(
+            int(body.out_channels),
+            n_outputs,
+            len(self.covariate_mean_),
+            n_tokens=generator.n_tokens,
+            resolution=generator.resolution,
+            dropout=min(3 * self.dropout, 0.5),
+        )
+        return MaskedExpressionModel(
+            generator,
+            Predictor(body, readout, sequence + signals),
+            length=length,
+            promoter=promoter,
+            sparsity=self.sparsity,
+        )
+
+    def _make_body(self, in_channels: int) -> nn.Module:
+        body = make_backbone(
+            self.backbone,
+            in_channels,
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            dropout=self.dropout,
+            resolution=self._grain(),
+        )
+        names = self.channel_names_in_ or ()
+        if getattr(body, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
+            raise ValueError(
+                f"backbone={self.backbone!r} needs the channels A, C, G and T by name; X has "
+                f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
+                "backbone='conv'."
+            )
+        return body
+
+    def _grain(self) -> int:
+        """Bases a gate stands for: `resolution`, or the whole of a shorter window."""
+        return min(self.resolution, self.n_features_in_)
+
+    def _promoter(self, length: int) -> tuple[int, int]:
+        """First and last + 1 column of the promoter window."""
+        if self.promoter_length == "auto":
+            width = min(length // 20, 2_000)
+        else:
+            check_scalar(self.promoter_length, "promoter_length", Integral, min_val=0)
+            width = self.promoter_length
+        if self.training == "decoupled" and width > self.sparsity * length:
+            raise ValueError(
+                f"promoter_length={width} is {width / length:.1%} of the window of {length} bp, "
+                f"more than the budget sparsity={self.sparsity}, which includes the promoter. "
+                "Shorten promoter_length, lengthen the window, or raise sparsity."
+            )
+        if width > length:
+            raise ValueError(
+                f"promoter_length={width} is more than the window of {length} bp. Shorten it."
+            )
+        first = length // 2 - width // 2
+        return first, first + width
+
+    def _train_epoch(self, data: _TrainingData) -> None:
+        """One epoch with random numbers of its own, so that fit and partial_fit agree."""
+        torch.manual_seed(self._seed + self._epochs_done)
+        self.net_.train_epoch(data.train, data.valid)
+        self._epochs_done += 1
+
+    def _cuda_devices(self) -> list[int]:
+        return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+    @property
+    def history_(self) -> pd.DataFrame:
+        """One row an epoch: losses, share kept, seconds."""
+        check_is_fitted(self, "net_")
+        columns = ["epoch", "stage", "train_loss", "valid_loss", "train_kept", "valid_kept", "dur"]
+        rows = [{key: row.get(key, np.nan) for key in columns} for row in self.net_.history]
+        return pd.DataFrame(rows, columns=columns).rename(columns={"dur": "seconds"})
+
+    # -- reading the fitted estimator --------------------------------------------------
+
+    def predict(self, X: Windows | ArrayLike) -> NDArray[np.float64]:
+        """Predict expression under the estimator's own masks.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_outputs)
+            In the unit of y.
+        """
+        check_is_fitted(self, "net_")
+        windows = self._check_windows(X, reset=False)
+        return self._to_target_unit([p for p, _ in self._read(windows)])
+
+    def transform(self, X: Windows | ArrayLike) -> NDArray[np.float32]:
+        """Masks of the windows.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+
+        Returns
+        -------
+        ndarray of shape (n, length), float32
+            In [0, 1]. Column ``length // 2`` is the TSS; for a plus-strand gene, and for
+            windows that are not stranded, column *j* is the base ``start + j``.
+
+        Notes
+        -----
+        The masks of many long windows do not fit into memory: 18,377 windows of 200 kb
+        take 14.7 GB. ``regmask_sk.export_masks`` streams them to files.
+        """
+        check_is_fitted(self, "net_")
+        windows = self._check_windows(X, reset=False)
+        masks = np.empty((int(windows.shape[0]), self.n_features_in_), np.float32)
+        start = 0
+        for _, mask in self._read(windows):
+            masks[start : start + len(mask)] = mask.numpy()
+            start += len(mask)
+        return masks
+
+    def predict_masked(self, X: Windows | ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
+        """Predict with the same predictor under masks that are given.
+
+        What the predictor makes of a mask that the generator did not choose (a track, a
+        position-only mask, a random one) tells what a mask is worth.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+        masks : array of shape (n, length) or (length,)
+            In [0, 1], column by column as :meth:`transform` gives them; one mask for all
+            windows, or one a window. The promoter is kept only where the mask keeps it.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_outputs)
+            In the unit of y.
+        """
+        check_is_fitted(self, "net_")
+        windows = self._check_windows(X, reset=False)
+        given = np.asarray(masks)
+        shape = (int(windows.shape[0]), self.n_features_in_)
+        if given.shape not in (shape, shape[1:]):
+            raise ValueError(
+                f"masks has shape {given.shape}; expected {shape}, one mask a window, or "
+                f"{shape[1:]}, one for all."
+            )
+        if not (np.isfinite(given).all() and given.min() >= 0.0 and given.max() <= 1.0):
+            raise ValueError("masks must lie in [0, 1]; found values outside, or missing ones.")
+        read = self._read(windows, np.broadcast_to(given, shape))
+        return self._to_target_unit([p for p, _ in read])
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the mask's columns: distance to the TSS in base pairs, ``tss-12``.
+
+        Parameters
+        ----------
+        input_features : ignored
+            For scikit-learn's interface.
+
+        Returns
+        -------
+        ndarray of shape (length,) of str
+            From ``tss-{length // 2}`` to ``tss+{...}``, in the gene's own direction.
+        """
+        check_is_fitted(self, "net_")
+        offsets = np.arange(self.n_features_in_) - self.n_features_in_ // 2
+        return np.array([f"tss{offset:+d}" for offset in offsets], dtype=object)
+
+    def _read(
+        self, X: WindowArray, masks: NDArray[Any] | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
+        return self.net_.predict_batches(WindowDataset(X, covariates, masks=masks), self.mask)
+
+    def _to_target_unit(self, predictions: list[torch.Tensor]) -> NDArray[np.float64]:
+        standard = torch.cat(predictions).numpy().astype(np.float64)
+        values = standard * self.target_scale_ + self.target_mean_
+        return values[:, 0] if self._target_ndim == 1 else values
+
+
+class _TrainingData:
+    """Training and validation rows of a fit."""
+
+    def __init__(self, train: WindowDataset, valid: WindowDataset | None) -> None:
+        self.train = train
+        self.valid = valid
+
+
+def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviation of each column, 1 where it is 0."""
+    scale = values.std(axis=0)
+    return np.where(scale > 0, scale, 1.0)
