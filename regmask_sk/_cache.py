@@ -42,8 +42,10 @@ def content_key(windows: Windows, *, fitted: bool) -> str:
     return hashlib.sha256(json.dumps([parts, keys]).encode()).hexdigest()[:32]
 
 
-def _read_raw(windows: Windows, row: int, n_sources: int | None = None) -> list[NDArray[Any]]:
-    interval = windows.interval(row, flank=windows.jitter)
+def _read_raw(
+    windows: Windows, row: int, flank: int, n_sources: int | None = None
+) -> list[NDArray[Any]]:
+    interval = windows.interval(row, flank=flank)
     backward = bool(windows.reversed[row])
     sources = windows.sources[:n_sources]
     return [windows.read_raw(source, interval, backward) for source in sources]
@@ -65,22 +67,18 @@ class MemoryStore:
     ----------
     key : str
         Content key.
-    n_sources : int
-        How many of the windows' sources are kept, the first ones.
-    flank : int
-        Base pairs kept on either side of a window.
+    windows : Windows
+        Any rows; says how long windows are and what their sources are.
     max_bytes : int
         The most that all rows may take. Rows beyond are read from the files at each use.
     """
 
-    def __init__(self, key: str, n_sources: int, flank: int, max_bytes: int) -> None:
+    def __init__(self, key: str, windows: Windows, max_bytes: int) -> None:
         self.key = key
-        self.n_sources = n_sources
-        self.flank = flank
+        self.layout = (windows.length, windows.stranded)
+        self.flank = windows.jitter
+        self.n_sources = len(windows.sources)
         self.max_bytes = max_bytes
-        self._clear()
-
-    def _clear(self) -> None:
         self._rows: dict[Hashable, tuple[NDArray[Any], ...]] = {}
         self.nbytes = 0
 
@@ -95,11 +93,10 @@ class MemoryStore:
         key = windows.row_keys[row]
         stored = self._rows.get(key)
         if stored is None:
+            raws = _read_raw(windows, row, self.flank, self.n_sources)
             stored = tuple(
                 source.compact(raw, windows.cell_types[row])
-                for source, raw in zip(
-                    windows.sources, _read_raw(windows, row, self.n_sources), strict=False
-                )
+                for source, raw in zip(windows.sources, raws, strict=False)
             )
             for array in stored:
                 array.flags.writeable = False
@@ -125,7 +122,6 @@ class MemoryStore:
                 each = sum(array.nbytes for array in stored)
                 expected = before + each * len(missing)
                 if expected > self.max_bytes:
-                    self._clear()
                     raise ValueError(
                         f"{len(missing)} windows would take {expected / 1e9:.3g} GB of memory; "
                         f"max_bytes is {self.max_bytes} ({self.max_bytes / 1e9:.3g} GB). Raise it, "
@@ -146,15 +142,17 @@ class FolderStore:
         Made if it does not exist.
     key : str
         Content key.
-    flank : int
-        Base pairs kept on either side of a window.
+    windows : Windows
+        Any rows; says how long windows are.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], key: str, flank: int) -> None:
+    def __init__(self, folder: str | os.PathLike[str], key: str, windows: Windows) -> None:
         self.folder = Path(folder) / key
         self.key = key
-        self.flank = flank
-        self._forget()
+        self.layout = (windows.length, windows.stranded)
+        self.flank = windows.jitter
+        self._places: dict[Hashable, tuple[list[NDArray[Any]], int]] = {}
+        self._names: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -162,16 +160,8 @@ class FolderStore:
                 f"path {str(folder)!r} of WindowCache cannot be used as a folder: {error}."
             ) from error
 
-    def _forget(self) -> None:
-        self._places: dict[Hashable, tuple[list[NDArray[Any]], int]] = {}
-        self._names: set[str] = set()
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "key": self.key, "flank": self.flank}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        return {**self.__dict__, "_places": {}, "_names": set()}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -224,7 +214,7 @@ class FolderStore:
         missing = _missing_rows(windows, self._places)
         if not missing or not windows.sources:
             return
-        each = sum(raw.nbytes for raw in _read_raw(windows, missing[0]))
+        each = sum(raw.nbytes for raw in _read_raw(windows, missing[0], self.flank))
         free = shutil.disk_usage(self.folder).free
         if each * len(missing) > free:
             raise ValueError(
@@ -246,7 +236,7 @@ class FolderStore:
         try:
             arrays: list[Any] = []
             for place, row in enumerate(rows):
-                for number, raw in enumerate(_read_raw(windows, row)):
+                for number, raw in enumerate(_read_raw(windows, row, self.flank)):
                     if place == 0:
                         arrays.append(
                             np.lib.format.open_memmap(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import uuid
+import shutil
+import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyfaidx
+from Bio.bgzf import make_virtual_offset
 
 
 class StaleIndexError(ValueError):
@@ -46,27 +48,27 @@ def build_missing(fasta: Path, indexes: Sequence[Path]) -> None:
     ------
     UnwritableIndexError
         If the folder cannot be written to.
-    OSError, ValueError, pyfaidx.FastaIndexingError
+    OSError, ValueError
         If the file is not a FASTA file.
     """
     missing = [index for index in indexes if not index.exists()]
     if not missing:
         return
-    mark = f".{uuid.uuid4().hex}.tmp"
-    made = [Path(f"{index}{mark}") for index in indexes]
     try:
+        beside = tempfile.mkdtemp(prefix=f".{fasta.name}.", dir=fasta.parent)
+    except OSError as error:
+        raise UnwritableIndexError(error, missing[0]) from error
+    try:
+        link = Path(beside, fasta.name)
+        link.symlink_to(fasta.resolve())
         try:
-            made[0].touch()
-        except OSError as error:
-            raise UnwritableIndexError(error, missing[0]) from error
-        made[0].unlink()
-        names = dict(zip(("indexname", "gzi_indexname"), map(str, made), strict=False))
-        pyfaidx.Faidx(str(fasta), as_raw=True, **names).close()
+            pyfaidx.Faidx(str(link), as_raw=True).close()
+        except (ValueError, pyfaidx.FastaIndexingError) as error:
+            raise ValueError(str(error).replace(str(link), str(fasta))) from error
         for index in missing:
-            os.replace(f"{index}{mark}", index)
+            os.replace(Path(beside, index.name), index)
     finally:
-        for path in made:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_index(handle: Any) -> None:
@@ -124,5 +126,5 @@ def _raw(handle: Any, offset: int, size: int) -> bytes:
         handle.file.seek(offset)
     else:
         block = blocks[bisect_right(blocks, offset, key=lambda block: block.ustart) - 1]
-        handle.file.seek(pyfaidx.make_virtual_offset(block.cstart, offset - block.ustart))
+        handle.file.seek(make_virtual_offset(block.cstart, offset - block.ustart))
     return handle.file.read(size)

@@ -59,6 +59,22 @@ class Stage(NamedTuple):
     n_epochs: int
 
 
+class Schedule(NamedTuple):
+    """Learning rate of a stage: its peak, a factor of `learning_rate`, and its end."""
+
+    peak: float
+    end: float
+
+
+# Stages that end with averaged weights keep stepping, so that there is something to average.
+_SCHEDULES: dict[str, Schedule] = {
+    "predictor": Schedule(peak=1.0, end=0.25),
+    "generator": Schedule(peak=1.0, end=0.01),
+    "finetune": Schedule(peak=0.7, end=0.01),
+    "joint": Schedule(peak=1.0, end=0.01),
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the stages need to know; see the parameters of ``RegMaskRegressor``."""
@@ -96,30 +112,32 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def one_cycle(progress: float, warmup: float = 0.1) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine down to 0.01.
+def learning_rate_factor(progress: float, *, end: float, warmup: float = 0.12) -> float:
+    """Linear warm-up, then half a cosine down to `end`.
 
     Parameters
     ----------
     progress : float
         Share of the stage that is done; beyond 1 the factor stays at its end.
-    warmup : float, default=0.1
+    end : float
+        Factor at the end of the stage.
+    warmup : float, default=0.12
         Share of the stage that the warm-up takes.
 
     Returns
     -------
     float
-        In [0.01, 1].
+        In (0, 1].
 
     Examples
     --------
-    >>> one_cycle(0.1), one_cycle(1.0)
-    (1.0, 0.01)
+    >>> learning_rate_factor(0.12, end=0.25), learning_rate_factor(1.0, end=0.25)
+    (1.0, 0.25)
     """
     if progress < warmup:
         return max(progress / warmup, 0.01)
     remaining = min((progress - warmup) / (1.0 - warmup), 1.0)
-    return max(0.5 * (1.0 + math.cos(math.pi * remaining)), 0.01)
+    return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * remaining))
 
 
 def moving_average(averaged: Tensor, current: Tensor, n_averaged: Tensor, *, decay: float) -> Tensor:
@@ -202,6 +220,25 @@ class RegMaskNet(NeuralNet):
         self.stage_index_ = 0
         self._enter_stage()
 
+    def restore(self, tensors: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
+        """Take the state of a finished net.
+
+        Parameters
+        ----------
+        tensors : dict of str to Tensor
+            State of the module.
+        history : list of dict
+            Rows of the history.
+        """
+        self.start()
+        self.module_.load_state_dict(tensors)
+        self.progress_.average = None
+        self.stage_index_ = len(self.settings.stages)
+        for row in history:
+            self.history.new_epoch()
+            for key, value in row.items():
+                self.history.record(key, value)
+
     @property
     def stage(self) -> Stage:
         """The stage that the next epoch belongs to."""
@@ -252,6 +289,7 @@ class RegMaskNet(NeuralNet):
             self.calibrate(train)
             self._enter_stage()  # so that the average starts from the calibrated module
         self.fit_loop(train, epochs=1)
+        self.train_split = None  # a pickled net takes no data along
         self.history.record("stage", stage.name)
         self.progress_.epoch += 1
         if valid is not None and stage.name != "generator":
@@ -287,8 +325,10 @@ class RegMaskNet(NeuralNet):
         """Set the learning rate of the step."""
         super().on_batch_begin(net, batch=batch, training=training, **kwargs)
         if training:
+            schedule = _SCHEDULES[self.stage.name]
+            factor = schedule.peak * learning_rate_factor(self._share_done(), end=schedule.end)
             for group in self.optimizer_.param_groups:
-                group["lr"] = self.settings.learning_rate * one_cycle(self._share_done())
+                group["lr"] = self.settings.learning_rate * factor
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
         """Clip the gradient's norm."""

@@ -121,7 +121,7 @@ class TSSWindows(_WindowsTransformer):
 
 
 class SequenceChannels(_WindowsTransformer):
-    """Append the channels A, C, G and T.
+    r"""Append the channels A, C, G and T.
 
     Parameters
     ----------
@@ -133,6 +133,21 @@ class SequenceChannels(_WindowsTransformer):
     See Also
     --------
     SignalChannels : Appends the channels of bigWig tracks.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> loci = pd.DataFrame({"chrom": ["chr1"], "tss": [2], "strand": ["-"]}, index=["abc"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fasta = Path(folder, "genome.fa")
+    ...     _ = fasta.write_text(">chr1\nAACN\n")
+    ...     windows = TSSWindows(length=4).fit_transform(loci)
+    ...     print(SequenceChannels(fasta).fit_transform(windows)[0])
+    [[0. 0. 0. 0.]
+     [0. 0. 0. 0.]
+     [0. 0. 1. 0.]
+     [0. 0. 0. 1.]]
     """
 
     def __init__(self, fasta: PathLike, chrom_alias: Mapping[str, str] | None = None) -> None:
@@ -223,6 +238,24 @@ class SignalChannels(_WindowsTransformer):
     See Also
     --------
     SequenceChannels : Appends the sequence.
+
+    Examples
+    --------
+    >>> import tempfile, pyBigWig
+    >>> from pathlib import Path
+    >>> loci = pd.DataFrame({"chrom": ["chr1"], "tss": [2], "strand": ["+"]}, index=["abc"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "counts.bw")
+    ...     with pyBigWig.open(str(path), "w") as file:
+    ...         file.addHeader([("chr1", 100)])
+    ...         file.addEntries(["chr1", "chr1"], [1, 3], ends=[2, 4], values=[2.0, 6.0])
+    ...     windows = TSSWindows(length=4).fit_transform(loci)
+    ...     signal = SignalChannels({"counts": path}, missing="mask").fit(windows)
+    ...     print(signal.scales_, signal.transform(windows).channel_names)
+    ...     print(signal.transform(windows)[0].round(2))
+    {'counts': {'center': 0.0, 'scale': 4.0}} ('counts', 'counts_covered')
+    [[0.   0.48 0.   1.19]
+     [0.   1.   0.   1.  ]]
     """
 
     def __init__(
@@ -395,6 +428,12 @@ class WindowCache(_WindowsTransformer):
     Notes
     -----
     Nothing is ever deleted from the folder. Delete it when it is not needed any more.
+
+    Examples
+    --------
+    >>> loci = pd.DataFrame({"chrom": ["chr1"], "tss": [2], "strand": ["+"]}, index=["abc"])
+    >>> WindowCache().fit_transform(TSSWindows(length=4).fit_transform(loci))
+    Windows(n=1, length=4, channels=())
     """
 
     def __init__(self, path: PathLike | None = None, max_bytes: int = 8 * 2**30) -> None:
@@ -447,14 +486,14 @@ class WindowCache(_WindowsTransformer):
         """Return the store for these windows, a new one if files or scales have changed."""
         key = content_key(windows, fitted=self.path is None)
         where = None if self.path is None else os.fspath(self.path)
-        if not hasattr(self, "_kept") or self._kept[0] != (key, where, self.max_bytes):
-            store: MemoryStore | FolderStore
+        known, store = self.__dict__.get("_kept", (None, None))
+        if store is None or known != (key, where, self.max_bytes):
             if where is None:
-                store = MemoryStore(key, len(windows.sources), windows.jitter, self.max_bytes)
+                store = MemoryStore(key, windows, self.max_bytes)
             else:
-                store = FolderStore(where, key, windows.jitter)
+                store = FolderStore(where, key, windows)
             self._kept = ((key, where, self.max_bytes), store)
-        return self._kept[1]
+        return store
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

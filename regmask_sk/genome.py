@@ -295,6 +295,8 @@ class FastaReader(Reader):
         zipped = head[:2] == b"\x1f\x8b"
         if not head:
             raise self._broken("it is empty")
+        if not zipped and not head.lstrip().startswith((b">", b";")):
+            raise self._broken(f"a FASTA file does not begin with {head!r}")
         if zipped != self._compressed():
             raise self._broken(
                 "its name must end in .gz if, and only if, it is compressed: rename it"

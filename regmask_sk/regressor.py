@@ -87,7 +87,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Decoupled weight decay.
     gradient_clip : float, default=1.0
         Largest norm of the gradient.
-    ema_decay : float, default=0.99
+    ema_decay : float, default=0.994
         Decay, a step, of the exponential moving average of the weights, with which
         stages are judged and end.
     validation_chroms : sequence of str or None, default=None
@@ -172,7 +172,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         learning_rate: float = 0.003,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
-        ema_decay: float = 0.99,
+        ema_decay: float = 0.994,
         validation_chroms: Sequence[str] | None = None,
         validation_fraction: float = 0.1,
         warm_start: bool = False,
@@ -263,9 +263,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         windows = self._check_windows(X, reset=not goes_on)
         data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
         if goes_on:
-            self.net_.settings = self._settings(data)
+            self.net_.settings = self._settings(data.constant_loss)
         else:
-            self._build(data)
+            self._build(data.constant_loss)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             self.net_.start()
             with tqdm(
@@ -306,7 +306,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             if not begun:
-                self._build(data)
+                self._build(data.constant_loss)
                 self.net_.start()
             self._train_epoch(data)
             self.net_.calibrate(data.train)
@@ -406,23 +406,22 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
 
-    def _build(self, data: _TrainingData) -> None:
+    def _build(self, constant_loss: float) -> None:
         """Make the torch model and its net for the shapes that X has."""
         self.device_ = resolve_device(self.device)
         self._epochs_done = 0
         with torch.random.fork_rng(devices=self._cuda_devices()):
             torch.manual_seed(self._seed)
-            module = self._make_module(n_outputs=data.train.y.shape[1])
+            module = self._make_module(n_outputs=len(self.target_mean_))
         self.net_ = RegMaskNet(
             module,
-            settings=self._settings(data),
+            settings=self._settings(constant_loss),
             batch_size=self.batch_size,
             n_workers=self.n_workers,
             device=self.device_,
         )
 
-    def _settings(self, data: _TrainingData) -> Settings:
-        judged = data.train if data.valid is None else data.valid
+    def _settings(self, constant_loss: float) -> Settings:
         return Settings(
             stages=self._stages(),
             mask=self.mask,
@@ -436,7 +435,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             kl_weight=self.kl_weight,
             prior_mean=self.prior_mean,
             prior_concentration=self.prior_concentration,
-            constant_loss=float(np.mean(np.square(judged.y))),
+            constant_loss=constant_loss,
             amp=self.device_.startswith("cuda") if self.amp == "auto" else bool(self.amp),
         )
 
@@ -647,6 +646,30 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         offsets = np.arange(self.n_features_in_) - self.n_features_in_ // 2
         return np.array([f"tss{offset:+d}" for offset in offsets], dtype=object)
 
+    # -- saving without pickle -----------------------------------------------------------
+
+    def _get_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
+        check_is_fitted(self, "net_")
+        state = {name: getattr(self, name) for name in _STATE if hasattr(self, name)}
+        state["history"] = [
+            {key: value for key, value in row.items() if key != "batches"}
+            for row in self.net_.history
+        ]
+        return state, dict(self.net_.ready_module.state_dict())
+
+    def _set_state(self, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        """Rebuild the fitted estimator from what ``_get_state`` gave."""
+        unknown = sorted(set(state) - set(_STATE) - {"history"})
+        if unknown:
+            raise ValueError(f"RegMaskRegressor has no fitted attributes {unknown}")
+        for name, value in state.items():
+            if name != "history":
+                setattr(self, name, value)
+        self._check_parameters()
+        self._build(constant_loss=1.0)
+        self.net_.restore(tensors, state["history"])
+
     def _read(
         self, X: WindowArray, masks: NDArray[Any] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -659,12 +682,33 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         return values[:, 0] if self._target_ndim == 1 else values
 
 
+# Fitted attributes that a saved model holds beside the tensors.
+_STATE = (
+    "channel_names_in_",
+    "n_channels_in_",
+    "n_features_in_",
+    "feature_names_in_",
+    "target_mean_",
+    "target_scale_",
+    "covariate_mean_",
+    "covariate_scale_",
+    "_target_ndim",
+    "_seed",
+)
+
+
 class _TrainingData:
     """Training and validation rows of a fit."""
 
     def __init__(self, train: WindowDataset, valid: WindowDataset | None) -> None:
         self.train = train
         self.valid = valid
+
+    @property
+    def constant_loss(self) -> float:
+        """Squared error of predicting the training rows' mean for those that are judged."""
+        judged = self.train if self.valid is None else self.valid
+        return float(np.mean(np.square(judged.y)))
 
 
 def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:

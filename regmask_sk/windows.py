@@ -71,6 +71,10 @@ class WindowStore(Protocol):
     """Windows that ``WindowCache`` has read already."""
 
     @property
+    def layout(self) -> tuple[int, bool]:
+        """Length of the windows, and whether they are stranded."""
+
+    @property
     def flank(self) -> int:
         """Base pairs kept on either side of the window."""
 
@@ -149,6 +153,11 @@ class Windows:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} is {value!r}; expected an integer of at least {least}.")
             object.__setattr__(self, name, int(value))
+        if self.store is not None and self.store.layout != (self.length, self.stranded):
+            raise ValueError(
+                f"store holds windows of (length, stranded) {self.store.layout}; these have "
+                f"{(self.length, self.stranded)}. Give store=None."
+            )
         names = self.channel_names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:

@@ -154,7 +154,6 @@ def test_predict_without_measured_values(
     genes = loci_table().drop(columns=["level", "gc"]).iloc[::5]
     genes.to_csv(tmp_path / "some.csv", index=False)
     out = tmp_path / "new" / "predictions.tsv"
-    out.parent.mkdir()
     result = run("predict", "--model", trained, "--loci", tmp_path / "some.csv", "--out", out)
     assert result.code == 0, result.err
     table = pd.read_csv(out, sep="\t")
@@ -193,7 +192,7 @@ def test_predict_reads_genes_of_another_format(
 
 
 def test_mask_writes_its_files(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
-    files = {kind: tmp_path / f"masks.{kind}" for kind in ("bigwig", "bed", "npz")}
+    files = {kind: tmp_path / "new" / f"masks.{kind}" for kind in ("bigwig", "bed", "npz")}
     words = ["mask", "--model", trained, "--loci", fly / "genes.tsv", "--threshold", "0.2"]
     for kind, path in files.items():
         words += [f"--{kind}", path]
@@ -467,6 +466,15 @@ def test_genes_without_a_target_can_be_left_out(
     assert result.code == 0, result.err
     assert "left out 1 of 32 genes" in result.err
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["n_train"] == 15
+
+
+def test_chromosomes_can_be_left_out(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
+    words = ["predict", "--model", trained, "--loci", fly / "genes.tsv", "--out", tmp_path / "p"]
+    result = run(*words, "--exclude-chroms", "2L,X")
+    assert result.code == 0, result.err
+    assert "left out 16 of 32 genes by --exclude-chroms" in result.err
+    assert len(pd.read_csv(tmp_path / "p", sep="\t")) == 2 * PER_CHROM
+    assert "no chromosome ['Y']" in run(*words, "--force", "--exclude-chroms", "Y").last
 
 
 def test_bad_models(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:

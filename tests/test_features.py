@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -533,6 +534,15 @@ def test_channels_appended_after_the_cache(toy_genome: ToyGenome, cache_path: Pa
     for made in (later, pickle.loads(pickle.dumps(later))):
         for row in (0, 20):
             np.testing.assert_array_equal(made.read(row, 3), plain.read(row, 3))
+
+
+def test_cache_belongs_to_a_length(toy_genome: ToyGenome) -> None:
+    windows = pipeline(toy_genome).fit_transform(toy_genome.loci)
+    with pytest.raises(ValueError, match="store holds windows"):
+        replace(windows, length=50)
+    assert replace(windows, length=50, store=None)[0].shape == (6, 50)
+    copy = pickle.loads(pickle.dumps(replace(windows, jitter=0)))
+    np.testing.assert_array_equal(copy.read(5, 7), windows.read(5, 7))
 
 
 def change(path: Path, text: str) -> None:

@@ -91,6 +91,7 @@ def _predict(args: argparse.Namespace) -> None:
     if args.target or target in loci.columns:
         measured = target_values(loci, target, complete=False).to_numpy()
     predicted = model.predict(loci)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, _prediction_table(loci, predicted, measured))
     say(args, f"wrote {len(loci)} genes to {args.out}")
 
@@ -107,6 +108,8 @@ def _mask(args: argparse.Namespace) -> None:
 
     from regmask_sk.export import export_masks
 
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
     options = ("threshold", "min_width", "merge_gap", "combine", "batch_size")
     export_masks(
         model[-1],

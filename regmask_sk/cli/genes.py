@@ -55,6 +55,10 @@ def read_genes(
         say(args, f"the tss column of {args.loci} is read as {base}-based (--tss-base {base})")
         loci = read_loci(args.loci, **options, tss_base=base)
         reading["tss_base"] = base
+    if args.exclude_chroms:
+        excluded = on_chromosomes(loci, args.exclude_chroms, "--exclude-chroms")
+        say(args, f"left out {int(excluded.sum())} of {len(loci)} genes by --exclude-chroms")
+        loci = loci[~excluded]
     table = None if args.values is None else _values_table(args.values)
     if table is not None:
         loci = _joined(loci, table, args.values)

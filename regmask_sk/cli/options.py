@@ -62,8 +62,8 @@ def _loci_options(parser: argparse.ArgumentParser, columns_from: str) -> None:
         "--tss-base",
         type=int,
         choices=(0, 1),
-        help="whether the tss column of a table counts from 0 or from 1 (BED, GTF and GFF3 have "
-        "their own rules)",
+        help="whether the tss column of a table counts from 0 (the default) or from 1; BED, GTF "
+        "and GFF3 have their own rules",
     )
     for column, meaning in (
         ("name", "gene names"),
@@ -92,6 +92,12 @@ def _loci_options(parser: argparse.ArgumentParser, columns_from: str) -> None:
         metavar="BED",
         help="regions, named as the loci are; a gene whose TSS lies in one is left out, and fit "
         "reads the tracks in them as not covered",
+    )
+    group.add_argument(
+        "--exclude-chroms",
+        type=name_list,
+        metavar="A,B",
+        help="leave out, and count, the genes on these chromosomes",
     )
     group.add_argument(
         "--values",
