@@ -15,10 +15,9 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
+from regmask_sk._model import SEQUENCE_CHANNELS
 from regmask_sk.windows import Windows
 
-SEQUENCE_CHANNELS = ("A", "C", "G", "T")
-_COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
 
 WindowArray = Windows | NDArray[np.float32]
 
@@ -108,8 +107,7 @@ class WindowEstimator(BaseEstimator):
         check_consistent_length(X, numbers)
         if numbers.ndim not in (1, 2):
             raise ValueError(
-                f"y has {numbers.ndim} dimensions; expected (n_samples,) or "
-                "(n_samples, n_outputs)."
+                f"y has {numbers.ndim} dimensions; expected (n_samples,) or (n_samples, n_outputs)."
             )
         numbers = numbers.reshape(len(numbers), -1)
         bad = ~np.isfinite(numbers).all(axis=1)
@@ -210,20 +208,20 @@ class WindowEstimator(BaseEstimator):
         train, valid = next(grouped.split(rows, groups=labels))
         return train, valid
 
-    def _complement(self) -> list[int]:
-        """Index of the channel that holds each channel on the opposite strand."""
-        names = self.channel_names_in_
-        if names is None or not set(SEQUENCE_CHANNELS) <= set(names):
+    def _complement(self, X: WindowArray) -> tuple[int, ...]:
+        """Find the channel that holds each channel on the opposite strand."""
+        names = X.channel_names if isinstance(X, Windows) else None
+        if not isinstance(X, Windows) or not set(SEQUENCE_CHANNELS) <= set(X.channel_names):
             raise ValueError(
                 "reverse_complement=True needs the channels A, C, G and T by name; X has "
                 f"{'no channel names' if names is None else list(names)}. Build X with "
                 "SequenceChannels, or set reverse_complement=False."
             )
-        return [names.index(_COMPLEMENT.get(name, name)) for name in names]
+        return X.complement
 
 
 def _n_dimensions(X: Any) -> int:
-    """Number of dimensions of anything that numpy can read as an array."""
+    """Count the dimensions of anything that numpy can read as an array."""
     return X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
 
 

@@ -26,7 +26,8 @@ ANNEALED = 0.6  # of the generator's stage, after which the share is the budget
 OPEN_SHARE = 0.25  # of the windows that the predictor's stage leaves fully open, in the end
 OPEN_UNTIL = (0.2, 0.5)  # of that stage: all windows open until then, the share falls until then
 RANDOM_SHARE = 0.3  # of the windows of the fine-tuning stage that get random masks
-JITTER = 0.5  # standard deviation of the log-odds of the hard masks of that stage
+FINETUNE_NOISE = 0.3  # of the relaxed samples of that stage, against 1 in the generator's
+LEAK = 1e-6  # what a closed gate lets through in training
 VALIDATION_SEED = 2025
 
 
@@ -51,6 +52,11 @@ class Outcome(NamedTuple):
     kept: Tensor
 
 
+def _leaking(gates: Tensor) -> Tensor:
+    """Let a closed gate show what it hides to the gradient, and to nothing else."""
+    return gates + LEAK * (1.0 - gates)
+
+
 def open_share(progress: float) -> float:
     """Share of windows left fully open at a point of the predictor's stage.
 
@@ -71,7 +77,7 @@ def predictor_outcome(
 ) -> Outcome:
     """Predict under random masks, which know nothing of the target."""
     gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
-    predicted = model.predictor(x, model.expand(gates), covariates)
+    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
     return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
 
 
@@ -109,24 +115,31 @@ def generator_outcome(
     return Outcome([predicted], target, budget_penalty(kept, budget, multiplier), kept.mean())
 
 
-def finetune_outcome(model: MaskedExpressionModel, x: Tensor, covariates: Tensor) -> Outcome:
-    """Predict under the generator's masks, which are held fixed, mixed with random ones.
+def finetune_outcome(
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    *,
+    budget: float,
+    multiplier: float,
+) -> Outcome:
+    """Train both under the generator's masks mixed with random ones.
 
-    Half of the generator's masks are soft and half are hard, so that the fitted predictor
-    serves both; the hard ones are read from jittered log-odds, so that it does not rely
-    on where exactly a gate closes.
+    The random masks keep the predictor honest: it still answers for masks that know nothing
+    of the target. Of the generator's masks half are soft and half are 0/1 with the gradient
+    of a relaxed sample, so that the fitted predictor serves both.
     """
-    model.generator.eval()
-    with torch.no_grad():
-        openness = model.openness(x)
-        soft = model.gates(openness, "soft")
-        hard = model.gates(openness + JITTER * torch.randn_like(openness), "hard")
+    openness = model.openness(x)
+    relaxed = sample_relaxed_bernoulli(openness, TEMPERATURE, noise=FINETUNE_NOISE)
+    hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
+    soft = torch.sigmoid(openness)
     random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
     draw = torch.rand(len(x), 1, device=x.device)
     own = torch.where(draw < 0.5 * (1.0 + RANDOM_SHARE), soft, hard)
     gates = torch.where(draw < RANDOM_SHARE, random, own)
-    predicted = model.predictor(x, model.expand(gates), covariates)
-    return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
+    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
+    kept = model.kept_share(soft)
+    return Outcome([predicted], None, budget_penalty(kept, budget, multiplier), kept.mean())
 
 
 def joint_outcome(
@@ -150,7 +163,7 @@ def joint_outcome(
         gates = straight_through(gates, (gates >= 0.5).to(gates.dtype))
     elif kind == "topk":
         gates = straight_through(gates, model.topk_gates(torch.logit(gates.detach(), 1e-6)))
-    predicted = model.predictor(x, model.expand(gates), covariates)
+    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
     penalty = kl_weight * kl_beta(a, b, *beta_prior(prior_mean, prior_concentration)).mean()
     return Outcome([predicted], None, penalty, model.kept_share(gates).mean())
 

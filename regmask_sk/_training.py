@@ -10,7 +10,7 @@
     the open window under a budget of bases, with relaxed gates whose share is lowered
     from one half to the budget and held there by a Lagrange multiplier.
 ``finetune``
-    The predictor sees the masks of the generator, held fixed, mixed with random ones.
+    Both go on together under the generator's masks mixed with random ones, at the budget.
 
 ``training="joint"`` runs one stage, the published objective of Su et al. (2025): both
 networks together, regression loss plus the divergence of the Beta gates to their prior.
@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from skorch import NeuralNet
@@ -33,7 +33,7 @@ from skorch.helper import predefined_split
 from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from regmask_sk import _objectives
 from regmask_sk._batches import Batch, WindowDataset
@@ -49,7 +49,7 @@ _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
 # this are filled up to batch_size rows, so that a window's prediction is the same to the
 # last bit whatever other windows are predicted with it.
 _FILL_UP_BASES = 262_144
-_MULTIPLIER_RATE = 0.5  # growth of the Lagrange multiplier for an excess of 1, a step
+_MULTIPLIER_RATE = 0.1  # growth of the Lagrange multiplier for an excess of 1, a step
 
 
 class Stage(NamedTuple):
@@ -140,7 +140,9 @@ def learning_rate_factor(progress: float, *, end: float, warmup: float = 0.12) -
     return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * remaining))
 
 
-def moving_average(averaged: Tensor, current: Tensor, n_averaged: Tensor, *, decay: float) -> Tensor:
+def moving_average(
+    averaged: Tensor, current: Tensor, n_averaged: Tensor, *, decay: float
+) -> Tensor:
     """Exponential moving average whose memory is short at first.
 
     Parameters
@@ -177,6 +179,8 @@ class RegMaskNet(NeuralNet):
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
+
+    progress_: _Progress
 
     def __init__(
         self,
@@ -254,14 +258,16 @@ class RegMaskNet(NeuralNet):
         """The module to predict with: averaged weights in the stages that average."""
         average = self.progress_.average
         if average is not None and int(average.n_averaged) > 0:
-            return average.module
+            return cast(MaskedExpressionModel, average.module)
         return self.module_
 
     def _enter_stage(self) -> None:
-        self.progress_ = _Progress()
         trained = self.stage.name
+        # The generator's stage has found what a base costs; fine-tuning goes on from there.
+        multiplier = self.progress_.multiplier if trained == "finetune" else 0.0
+        self.progress_ = _Progress(multiplier=multiplier)
         self.module_.predictor.requires_grad_(trained != "generator")
-        self.module_.generator.requires_grad_(trained in ("generator", "joint"))
+        self.module_.generator.requires_grad_(trained != "predictor")
         self._initialize_optimizer()
         if trained != "generator":
             self.progress_.average = AveragedModel(
@@ -369,18 +375,19 @@ class RegMaskNet(NeuralNet):
         model, settings = self.module_, self.settings
         match self.stage.name:
             case "predictor":
-                return _objectives.predictor_outcome(
-                    model, **inputs, progress=self._share_done()
-                )
-            case "generator":
-                budget = _objectives.annealed_budget(settings.sparsity, self._share_done())
-                outcome = _objectives.generator_outcome(
+                return _objectives.predictor_outcome(model, **inputs, progress=self._share_done())
+            case "generator" | "finetune" as name:
+                budget = settings.sparsity
+                objective = _objectives.finetune_outcome
+                if name == "generator":
+                    budget = _objectives.annealed_budget(budget, self._share_done())
+                    objective = _objectives.generator_outcome
+                outcome = objective(
                     model, **inputs, budget=budget, multiplier=self.progress_.multiplier
                 )
-                self.progress_.multiplier += _MULTIPLIER_RATE * (float(outcome.kept.detach()) - budget)
+                excess = float(outcome.kept.detach()) - budget
+                self.progress_.multiplier += _MULTIPLIER_RATE * excess
                 return outcome
-            case "finetune":
-                return _objectives.finetune_outcome(model, **inputs)
             case "joint":
                 return _objectives.joint_outcome(
                     model,
@@ -408,13 +415,15 @@ class RegMaskNet(NeuralNet):
                 f"{self.stage.name!r}. Lower learning_rate (now {self.settings.learning_rate}), "
                 "and look for extreme values among the signals and targets."
             )
-        self.history.record_batch("train_kept" if training else "valid_kept", float(y_pred.kept.detach()))
+        self.history.record_batch(
+            "train_kept" if training else "valid_kept", float(y_pred.kept.detach())
+        )
         return loss
 
     # -- reading the fitted module ---------------------------------------------------
 
-    def batches(self, dataset: WindowDataset) -> Iterator[dict[str, Tensor]]:
-        """Inputs of the rows of a dataset, in order, batch by batch, on the device."""
+    def batches(self, dataset: Dataset[Batch]) -> Iterator[dict[str, Tensor]]:
+        """Read the inputs of the rows of a dataset, in order, batch by batch, on the device."""
         for batch in self.get_iterator(dataset, training=False):
             inputs, _ = unpack_data(batch)
             yield {name: to_device(value, self.device) for name, value in inputs.items()}
@@ -467,7 +476,9 @@ class RegMaskNet(NeuralNet):
         for inputs in self.batches(dataset):
             n_rows = len(inputs["x"])
             if inputs["x"][0, 0].numel() * self.batch_size <= _FILL_UP_BASES:
-                inputs = {name: _filled_up(value, self.batch_size) for name, value in inputs.items()}
+                inputs = {
+                    name: _filled_up(value, self.batch_size) for name, value in inputs.items()
+                }
             with self._autocast():
                 output = module(**inputs, kind=kind)
             yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()

@@ -179,7 +179,7 @@ def _draw(
     row = int(np.argmax(y_test))
     mask = model.transform(windows[[row]])[0]
     elements = genome.elements[genome.elements["gene"] == windows.loci.index[row]]
-    figure = plot_locus(
+    figure: Any = plot_locus(
         windows,
         row,
         mask,

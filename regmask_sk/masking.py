@@ -28,7 +28,7 @@ Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ def random_block_masks(
     return masks
 
 
-def sample_relaxed_bernoulli(openness: Tensor, temperature: float) -> Tensor:
+def sample_relaxed_bernoulli(openness: Tensor, temperature: float, noise: float = 1.0) -> Tensor:
     """Reparameterised sample of relaxed Bernoulli gates (Maddison et al., 2017, eq. 4).
 
     Parameters
@@ -128,6 +128,8 @@ def sample_relaxed_bernoulli(openness: Tensor, temperature: float) -> Tensor:
         Log-odds of the gates.
     temperature : float
         Above 0; the smaller, the closer to 0 and 1.
+    noise : float, default=1.0
+        Factor of the logistic noise; 1 makes it the distribution of that name.
 
     Returns
     -------
@@ -141,7 +143,7 @@ def sample_relaxed_bernoulli(openness: Tensor, temperature: float) -> Tensor:
     tensor([1., 1., 1.])
     """
     uniform = torch.rand_like(openness).clamp(1e-6, 1.0 - 1e-6)
-    return torch.sigmoid((openness + torch.logit(uniform)) / temperature)
+    return torch.sigmoid((openness + noise * torch.logit(uniform)) / temperature)
 
 
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
@@ -155,7 +157,8 @@ def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
     >>> soft.grad
     tensor([1.])
     """
-    return hard.detach() + soft - soft.detach()
+    # The brackets matter: (1 + soft) - soft would be off by a rounding.
+    return hard.detach() + (soft - soft.detach())
 
 
 class Generator(nn.Module):
@@ -187,6 +190,9 @@ class Generator(nn.Module):
     Proposition 2); the -1 that belongs to it is kept here.
     """
 
+    body_index: Tensor
+    signal_index: Tensor
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -199,12 +205,12 @@ class Generator(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.distribution = distribution
-        self.resolution = int(backbone.resolution)
+        self.resolution = cast(int, backbone.resolution)
         self.n_tokens = n_tokens
         n_parameters = 2 if distribution == "beta" else 1
-        self.head = nn.Conv1d(int(backbone.out_channels), n_parameters, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Conv1d(cast(int, backbone.out_channels), n_parameters, 1)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
         self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
         self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
         if distribution == "relaxed_bernoulli":
@@ -305,6 +311,8 @@ class Readout(nn.Module):
         Dropout probability of the network, on its input and on its hidden layer.
     """
 
+    bins: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -331,8 +339,8 @@ class Readout(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(in_channels, n_outputs),
         )
-        nn.init.zeros_(self.value.weight)
-        nn.init.zeros_(self.value.bias)
+        for parameter in self.value.parameters():
+            nn.init.zeros_(parameter)
         # A sum over many tokens would learn faster than all else by as much.
         self.sum_scale = (_SUMMED_TOKENS / n_tokens) ** 0.5
 
@@ -373,11 +381,13 @@ class Predictor(nn.Module):
         Indices of the window's channels in the order in which the body reads them.
     """
 
+    body_index: Tensor
+
     def __init__(self, backbone: nn.Module, readout: Readout, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         self.readout = readout
-        self.resolution = int(backbone.resolution)
+        self.resolution = cast(int, backbone.resolution)
         self.register_buffer("body_index", torch.tensor(channels), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
@@ -414,6 +424,7 @@ class MaskedExpressionModel(nn.Module):
 
     soft_shift: Tensor
     hard_shift: Tensor
+    free_bases: Tensor
 
     def __init__(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +11,16 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, check_scalar
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
-from regmask_sk._base import SEQUENCE_CHANNELS, WindowArray, WindowEstimator, resolve_device
+from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
+from regmask_sk._model import build_model, promoter_window
+from regmask_sk._parameters import check_parameters
 from regmask_sk._training import RegMaskNet, Settings, Stage
-from regmask_sk.backbones import make_backbone
-from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
 
 
@@ -258,7 +257,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         FloatingPointError
             If the loss becomes NaN or infinite.
         """
-        self._check_parameters()
+        check_parameters(self)
         goes_on = self.warm_start and hasattr(self, "net_")
         windows = self._check_windows(X, reset=not goes_on)
         data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
@@ -300,7 +299,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         RegMaskRegressor
             The estimator after one more epoch.
         """
-        self._check_parameters()
+        check_parameters(self)
         begun = hasattr(self, "net_")
         windows = self._check_windows(X, reset=not begun)
         data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
@@ -311,47 +310,6 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             self._train_epoch(data)
             self.net_.calibrate(data.train)
         return self
-
-    def _check_parameters(self) -> None:
-        """Check every parameter that scikit-learn lets a user set without a check."""
-        choices: dict[str, tuple[str, ...]] = {
-            "mask": ("soft", "hard", "topk"),
-            "training": ("decoupled", "joint"),
-            "loss": ("squared_error", "huber"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is not known; expected one of {allowed}."
-                )
-        for name, low, high, bounds in (
-            ("sparsity", 0.0, 1.0, "neither"),
-            ("dropout", 0.0, 1.0, "left"),
-            ("prior_mean", 0.0, 1.0, "neither"),
-            ("prior_concentration", 0.0, math.inf, "neither"),
-            ("kl_weight", 0.0, math.inf, "left"),
-            ("learning_rate", 0.0, math.inf, "neither"),
-            ("weight_decay", 0.0, math.inf, "left"),
-            ("gradient_clip", 0.0, math.inf, "neither"),
-            ("ema_decay", 0.0, 1.0, "left"),
-            ("validation_fraction", 0.0, 1.0, "left"),
-        ):
-            check_scalar(
-                getattr(self, name), name, Real, min_val=low, max_val=high, include_boundaries=bounds
-            )
-        for name, least in (
-            ("resolution", 1),
-            ("d_model", 1),
-            ("n_layers", 0),
-            ("max_epochs", 1),
-            ("patience", 1),
-            ("batch_size", 1),
-            ("n_workers", 0),
-        ):
-            check_scalar(getattr(self, name), name, Integral, min_val=least)
-        for name in ("generator_epochs", "finetune_epochs"):
-            if getattr(self, name) is not None:
-                check_scalar(getattr(self, name), name, Integral, min_val=0)
 
     def _prepare(
         self,
@@ -387,14 +345,14 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                 f"{len(self.target_mean_)}."
             )
         standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
-        covariates = self._standard_covariates(covariates)
-        complement = self._complement() if self.reverse_complement else None
+        known = self._standard_covariates(covariates)
+        complement = self._complement(X) if self.reverse_complement else None
         parts = []
         for rows, augment in ((train, True), (valid, False)):
             parts.append(
                 WindowDataset(
                     X[rows],
-                    covariates[rows],
+                    known[rows],
                     standard[rows],
                     weight[rows],
                     augment=augment,
@@ -455,82 +413,25 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     def _make_module(self, n_outputs: int) -> MaskedExpressionModel:
         """Build the torch model; a subclass with another model overrides this."""
         length = self.n_features_in_
-        promoter = self._promoter(length)
+        promoter = promoter_window(
+            length, self.promoter_length, self.sparsity if self.training == "decoupled" else 1.0
+        )
         self.promoter_columns_ = slice(*promoter)
-        names = self.channel_names_in_ or ()
-        every = range(self.n_channels_in_)
-        signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
-        sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
-        sequence = sequence or tuple(i for i in every if i not in signals)
-        # The published decomposition reads Beta gates from the sequence alone and lets
-        # each track add its own evidence; a decoupled generator reads every channel.
-        joint = self.training == "joint"
-        read = sequence if joint and sequence else sequence + signals
-        generator = Generator(
-            self._make_body(len(read) + 1),
-            body_channels=read,
-            signal_channels=signals,
-            n_tokens=-(-length // self._grain()),
-            distribution="beta" if joint else "relaxed_bernoulli",
-        )
-        body = self._make_body(len(sequence + signals) + 1)
-        readout = Readout(
-            int(body.out_channels),
-            n_outputs,
-            len(self.covariate_mean_),
-            n_tokens=generator.n_tokens,
-            resolution=generator.resolution,
-            dropout=min(3 * self.dropout, 0.5),
-        )
-        return MaskedExpressionModel(
-            generator,
-            Predictor(body, readout, sequence + signals),
+        return build_model(
+            backbone=self.backbone,
+            channel_names=self.channel_names_in_,
+            n_channels=self.n_channels_in_,
             length=length,
             promoter=promoter,
+            n_outputs=n_outputs,
+            n_covariates=len(self.covariate_mean_),
+            joint=self.training == "joint",
             sparsity=self.sparsity,
-        )
-
-    def _make_body(self, in_channels: int) -> nn.Module:
-        body = make_backbone(
-            self.backbone,
-            in_channels,
+            resolution=self.resolution,
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,
-            resolution=self._grain(),
         )
-        names = self.channel_names_in_ or ()
-        if getattr(body, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
-            raise ValueError(
-                f"backbone={self.backbone!r} needs the channels A, C, G and T by name; X has "
-                f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
-                "backbone='conv'."
-            )
-        return body
-
-    def _grain(self) -> int:
-        """Bases a gate stands for: `resolution`, or the whole of a shorter window."""
-        return min(self.resolution, self.n_features_in_)
-
-    def _promoter(self, length: int) -> tuple[int, int]:
-        """First and last + 1 column of the promoter window."""
-        if self.promoter_length == "auto":
-            width = min(length // 20, 2_000)
-        else:
-            check_scalar(self.promoter_length, "promoter_length", Integral, min_val=0)
-            width = self.promoter_length
-        if self.training == "decoupled" and width > self.sparsity * length:
-            raise ValueError(
-                f"promoter_length={width} is {width / length:.1%} of the window of {length} bp, "
-                f"more than the budget sparsity={self.sparsity}, which includes the promoter. "
-                "Shorten promoter_length, lengthen the window, or raise sparsity."
-            )
-        if width > length:
-            raise ValueError(
-                f"promoter_length={width} is more than the window of {length} bp. Shorten it."
-            )
-        first = length // 2 - width // 2
-        return first, first + width
 
     def _train_epoch(self, data: _TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""
@@ -649,7 +550,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     # -- saving without pickle -----------------------------------------------------------
 
     def _get_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """What is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
+        """Give what is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
         check_is_fitted(self, "net_")
         state = {name: getattr(self, name) for name in _STATE if hasattr(self, name)}
         state["history"] = [
@@ -666,7 +567,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         for name, value in state.items():
             if name != "history":
                 setattr(self, name, value)
-        self._check_parameters()
+        check_parameters(self)
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
 
@@ -712,6 +613,6 @@ class _TrainingData:
 
 
 def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of each column, 1 where it is 0."""
+    """Take the standard deviation of each column, 1 where it is 0."""
     scale = values.std(axis=0)
     return np.where(scale > 0, scale, 1.0)

@@ -197,7 +197,9 @@ def test_budget_penalty_is_zero_at_the_budget_and_grows_above_it() -> None:
 
 
 @pytest.mark.parametrize(("kept", "sign"), [(0.6, 1.0), (0.05, -1.0)])
-def test_without_a_multiplier_the_penalty_pulls_towards_the_budget(kept: float, sign: float) -> None:
+def test_without_a_multiplier_the_penalty_pulls_towards_the_budget(
+    kept: float, sign: float
+) -> None:
     shares = torch.full((4,), kept, requires_grad=True)
     budget_penalty(shares, 0.2, multiplier=0.0).backward()
     assert shares.grad is not None

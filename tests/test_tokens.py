@@ -26,14 +26,16 @@ def naive_pool(x: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def naive_counts(sequence: str, resolution: int) -> np.ndarray:
+    """``(2, 3, 64, T)``: what lies inside a token, and what reaches out of it."""
     n_tokens = -(-len(sequence) // resolution)
-    counts = np.zeros((N_PHASES, N_CODONS, n_tokens))
+    counts = np.zeros((2, N_PHASES, N_CODONS, n_tokens))
     for start in range(len(sequence) - 2):
         codon = sequence[start : start + 3]
         if "N" in codon:
             continue
         number = 16 * BASES.index(codon[0]) + 4 * BASES.index(codon[1]) + BASES.index(codon[2])
-        counts[start % 3, number, start // resolution] += 1
+        across = (start + 2) // resolution != start // resolution
+        counts[int(across), start % 3, number, start // resolution] += 1
     return counts / (resolution / 3)
 
 
@@ -69,46 +71,54 @@ def test_one_base_a_token_is_the_input() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.text("ACGTN", min_size=1, max_size=60), min_size=1, max_size=3), st.integers(1, 20))
+@given(
+    st.lists(st.text("ACGTN", min_size=1, max_size=60), min_size=1, max_size=3), st.integers(1, 20)
+)
 def test_codon_counts_against_a_loop(sequences: list[str], resolution: int) -> None:
     length = min(map(len, sequences))
     sequences = [sequence[:length] for sequence in sequences]
-    counts = codon_counts(one_hot(*sequences), resolution)
-    assert counts.shape == (len(sequences), N_PHASES, N_CODONS, -(-length // resolution))
-    expected = np.stack([naive_counts(sequence, resolution) for sequence in sequences])
-    np.testing.assert_allclose(counts.numpy(), expected, rtol=1e-6)
+    expected = np.stack([naive_counts(sequence, resolution) for sequence in sequences], axis=1)
+    for ours, naive in zip(codon_counts(one_hot(*sequences), resolution), expected, strict=True):
+        assert ours.shape == (len(sequences), N_PHASES, N_CODONS, -(-length // resolution))
+        np.testing.assert_allclose(ours.numpy(), naive, rtol=1e-6)
+
+
+def all_counts(sequence: torch.Tensor, resolution: int) -> torch.Tensor:
+    inside, across = codon_counts(sequence, resolution)
+    return inside + across
 
 
 def test_an_unknown_base_takes_three_codons_away() -> None:
-    whole, broken = codon_counts(one_hot("ACGTACGTACGT", "ACGTANGTACGT"), 12)
+    whole, broken = all_counts(one_hot("ACGTACGTACGT", "ACGTANGTACGT"), 12)
     assert (whole.sum() - broken.sum()).item() == pytest.approx(3 / 4)
 
 
 def test_codons_at_the_end_and_of_short_windows_are_not_made_up() -> None:
-    assert codon_counts(one_hot("AC"), 16).sum() == 0
-    assert codon_counts(one_hot("NNNNNN"), 3).sum() == 0
+    assert all_counts(one_hot("AC"), 16).sum() == 0
+    assert all_counts(one_hot("NNNNNN"), 3).sum() == 0
     # Four bases hold two codons; padding with A must not add CAA or AAA.
-    assert codon_counts(one_hot("AAAA"), 3).sum().item() == pytest.approx(2.0)
+    assert all_counts(one_hot("AAAA"), 3).sum().item() == pytest.approx(2.0)
 
 
-def test_a_codon_that_spans_two_tokens_belongs_to_the_first() -> None:
-    counts = codon_counts(one_hot("NNATGN"), 3)[0]
+def test_a_codon_that_spans_two_tokens_reaches_across_from_the_first() -> None:
+    inside, across = codon_counts(one_hot("NNATGN"), 3)
     atg = 0 * 16 + 3 * 4 + 2
-    assert counts[2, atg].tolist() == [1.0, 0.0]
+    assert inside.sum() == 0
+    assert across[0, 2, atg].tolist() == [1.0, 0.0]
 
 
 def test_masked_input_counts_open_bases_whatever_the_masks_value() -> None:
     sequence = one_hot("ACGTACGTA")
     mask = torch.tensor([1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.0, 0.0, 0.0])
-    masked = codon_counts(sequence * mask, 3)
-    torch.testing.assert_close(masked, codon_counts(one_hot("ACGTACNNN"), 3))
+    masked = all_counts(sequence * mask, 3)
+    torch.testing.assert_close(masked, all_counts(one_hot("ACGTACNNN"), 3))
 
 
 def test_shifting_by_three_bases_keeps_the_phase_and_by_one_turns_it() -> None:
     rng = np.random.default_rng(0)
     sequence = "".join(rng.choice(list(BASES), 60))
-    inner = one_hot("N" * 9 + sequence + "N" * 9)
-    total = codon_counts(inner, 3).sum(dim=3)
-    torch.testing.assert_close(codon_counts(inner.roll(3, 2), 3).sum(dim=3), total)
-    turned = codon_counts(inner.roll(1, 2), 3).sum(dim=3)
+    padded = one_hot("N" * 9 + sequence + "N" * 9)
+    total = all_counts(padded, 3).sum(dim=3)
+    torch.testing.assert_close(all_counts(padded.roll(3, 2), 3).sum(dim=3), total)
+    turned = all_counts(padded.roll(1, 2), 3).sum(dim=3)
     torch.testing.assert_close(turned, total.roll(1, 1))

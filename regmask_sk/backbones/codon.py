@@ -100,11 +100,18 @@ class CodonBackbone(nn.Module):
         batch = len(x)
         means = pool_to_tokens(x, self.resolution)
         found = torch.cat([self.stem(x, means), means], dim=1)
-        counts = codon_counts(x[:, :4].detach(), self.resolution).flatten(0, 1)
         # Counts are of integers: the mask's value, and its gradient, come in through the
-        # mean of the masked bases of each token.
-        present = means[:, :4].sum(dim=1).repeat_interleave(N_PHASES, dim=0)
-        frames = self.codons(self.codon_norm(counts) * present.unsqueeze(1))
+        # mean of the masked bases of each token; what reaches into the next token counts
+        # as far as both are kept.
+        present = means[:, :4].sum(dim=1)
+        following = F.pad(present[:, 1:], (0, 1))
+        both = torch.minimum(present, following) / present.clamp_min(torch.finfo(x.dtype).tiny)
+        inside, across = codon_counts(x[:, :4].detach(), self.resolution)
+        counts = inside + across * both[:, None, None]
+        counts = self.codon_norm(counts.flatten(0, 1)) * present.repeat_interleave(
+            N_PHASES, dim=0
+        ).unsqueeze(1)
+        frames = self.codons(counts)
         frames = frames + self.context(found).repeat_interleave(N_PHASES, dim=0)
         frames = F.gelu(self.branch(frames))
         weight = self.phase(frames).view(batch, N_PHASES, 1, -1).softmax(dim=1)

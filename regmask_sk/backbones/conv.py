@@ -93,8 +93,8 @@ class ResidualBlock(nn.Module):
         self.norm_mix = TokenNorm(n_channels)
         self.mix = nn.Conv1d(n_channels, n_channels, 1)
         self.dropout = nn.Dropout1d(dropout)
-        nn.init.zeros_(self.mix.weight)  # each block starts as the identity
-        nn.init.zeros_(self.mix.bias)
+        for parameter in self.mix.parameters():  # each block starts as the identity
+            nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, n_channels, T)`` to the same shape."""

@@ -26,7 +26,7 @@ def pool_to_tokens(x: Tensor, resolution: int) -> Tensor:
     return F.avg_pool1d(x, resolution, ceil_mode=True)
 
 
-def codon_counts(sequence: Tensor, resolution: int) -> Tensor:
+def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     """Share of each trinucleotide in each token and phase.
 
     Parameters
@@ -39,17 +39,19 @@ def codon_counts(sequence: Tensor, resolution: int) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (batch, 3, 64, T)
-        Counts divided by ``resolution / 3``, the codons of one phase in a token. Codon
-        ``16 * a + 4 * b + c`` starts at a base of the token whose position in the window
-        is the phase modulo 3.
+    inside, across : Tensor of shape (batch, 3, 64, T)
+        Counts of the trinucleotides that lie in the token, and of those that start in it
+        and end in the next one, divided by ``resolution / 3``, the codons of one phase in a
+        token. Codon ``16 * a + 4 * b + c`` belongs to the phase that is the position of its
+        first base in the window modulo 3.
 
     Examples
     --------
     >>> import torch
     >>> atg = torch.eye(4)[[0, 3, 2]].T[None]
-    >>> codon_counts(atg, 3)[0, 0, 0 * 16 + 3 * 4 + 2]
-    tensor([1.])
+    >>> inside, across = codon_counts(atg, 3)
+    >>> inside[0, 0, 0 * 16 + 3 * 4 + 2], across.sum()
+    (tensor([1.]), tensor(0.))
     """
     batch, _, length = sequence.shape
     n_tokens = -(-length // resolution)
@@ -59,12 +61,13 @@ def codon_counts(sequence: Tensor, resolution: int) -> Tensor:
     codon = 16 * base[:, :-2] + 4 * base[:, 1:-1] + base[:, 2:]
     counted = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
     position = torch.arange(length, device=device)
+    across = (position + 2) // resolution > position // resolution
     row = torch.arange(batch, device=device)[:, None]
-    cell = (row * N_PHASES + position % N_PHASES) * n_tokens + position // resolution
+    cell = ((row * 2 + across.long()) * N_PHASES + position % N_PHASES) * n_tokens
     # One more bin takes what is not counted.
-    index = cell * (N_CODONS + 1) + torch.where(counted, codon, N_CODONS)
-    counts = torch.bincount(
-        index.flatten(), minlength=batch * N_PHASES * n_tokens * (N_CODONS + 1)
-    )
-    table = counts.view(batch, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
-    return table.transpose(2, 3).to(sequence.dtype) * (N_PHASES / resolution)
+    index = (cell + position // resolution) * (N_CODONS + 1) + torch.where(counted, codon, N_CODONS)
+    size = batch * 2 * N_PHASES * n_tokens * (N_CODONS + 1)
+    table = torch.bincount(index.flatten(), minlength=size)
+    table = table.view(batch, 2, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
+    shares = table.transpose(3, 4).to(sequence.dtype) * (N_PHASES / resolution)
+    return shares[:, 0], shares[:, 1]

@@ -1,0 +1,163 @@
+"""Build the torch model for the shapes and channels that X has."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import nn
+
+from regmask_sk.backbones import make_backbone
+from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+
+SEQUENCE_CHANNELS = ("A", "C", "G", "T")
+
+
+def promoter_window(
+    length: int, promoter_length: int | Literal["auto"], largest_share: float
+) -> tuple[int, int]:
+    """First and last + 1 column of the promoter window.
+
+    Parameters
+    ----------
+    length : int
+        Length of the window in base pairs; the TSS is in column ``length // 2``.
+    promoter_length : int or "auto"
+        Width in base pairs; ``"auto"`` is a twentieth of the window, at most 2,000 bp.
+    largest_share : float
+        Share of the window that the promoter may take at most.
+
+    Returns
+    -------
+    tuple of int
+        Half-open columns.
+
+    Raises
+    ------
+    ValueError
+        If the width is negative, or more than its share of the window.
+
+    Examples
+    --------
+    >>> promoter_window(4096, 200, 0.15)
+    (1948, 2148)
+    """
+    width = min(length // 20, 2_000) if promoter_length == "auto" else promoter_length
+    if isinstance(width, bool) or int(width) != width or width < 0:
+        raise ValueError(
+            f"promoter_length={promoter_length!r}; expected 'auto' or a whole number of base "
+            "pairs, 0 or more."
+        )
+    if width > largest_share * length:
+        raise ValueError(
+            f"promoter_length={width} is {width / length:.1%} of the window of {length} bp, more "
+            f"than the {largest_share:.1%} that may be kept, promoter included. Shorten "
+            "promoter_length, lengthen the window, or raise sparsity."
+        )
+    first = length // 2 - int(width) // 2
+    return first, first + int(width)
+
+
+def build_model(
+    *,
+    backbone: str | type[nn.Module],
+    channel_names: tuple[str, ...] | None,
+    n_channels: int,
+    length: int,
+    promoter: tuple[int, int],
+    n_outputs: int,
+    n_covariates: int,
+    joint: bool,
+    sparsity: float,
+    resolution: int,
+    d_model: int,
+    n_layers: int,
+    dropout: float,
+) -> MaskedExpressionModel:
+    """Build a generator and a predictor with bodies of one kind.
+
+    Parameters
+    ----------
+    backbone, resolution, d_model, n_layers, dropout, sparsity
+        As in ``RegMaskRegressor``; a window shorter than `resolution` is one token.
+    channel_names : tuple of str or None
+        Names of the window's channels, where they have names.
+    n_channels, length : int
+        Shape of the window.
+    promoter : tuple of int
+        Columns that are always kept.
+    n_outputs, n_covariates : int
+        Numbers of targets and of covariates.
+    joint : bool
+        Whether the gates are Beta gates read from the sequence, each track adding its own
+        evidence, as in the published decomposition; otherwise relaxed Bernoulli gates that
+        read every channel.
+
+    Returns
+    -------
+    MaskedExpressionModel
+        On the CPU, with fresh weights from torch's global random state.
+
+    Raises
+    ------
+    ValueError
+        If the backbone is unknown, or needs the sequence where there is none.
+
+    Examples
+    --------
+    >>> model = build_model(
+    ...     backbone="conv", channel_names=None, n_channels=2, length=64, promoter=(30, 34),
+    ...     n_outputs=1, n_covariates=0, joint=False, sparsity=0.2, resolution=8, d_model=8,
+    ...     n_layers=1, dropout=0.1,
+    ... )
+    >>> model.n_tokens
+    8
+    """
+    names = channel_names or ()
+    every = range(n_channels)
+    signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
+    sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
+    sequence = sequence or tuple(i for i in every if i not in signals)
+    grain = min(resolution, length)
+
+    def body(in_channels: int) -> nn.Module:
+        module = make_backbone(
+            backbone,
+            in_channels,
+            d_model=d_model,
+            n_layers=n_layers,
+            dropout=dropout,
+            resolution=grain,
+        )
+        if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
+            raise ValueError(
+                f"backbone={backbone!r} needs the channels A, C, G and T by name; X has "
+                f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
+                "backbone='conv'."
+            )
+        return module
+
+    read = sequence if joint and sequence else sequence + signals
+    generator = Generator(
+        body(len(read) + 1),
+        body_channels=read,
+        signal_channels=signals,
+        n_tokens=-(-length // grain),
+        distribution="beta" if joint else "relaxed_bernoulli",
+    )
+    predicting = body(n_channels + 1)
+    readout = Readout(
+        cast(int, predicting.out_channels),
+        n_outputs,
+        n_covariates,
+        n_tokens=generator.n_tokens,
+        resolution=grain,
+        # The readout is where a few thousand genes are learned by heart soonest.
+        dropout=min(3 * dropout, 0.5),
+    )
+    return MaskedExpressionModel(
+        generator,
+        Predictor(predicting, readout, sequence + signals),
+        length=length,
+        promoter=promoter,
+        sparsity=sparsity,
+    )

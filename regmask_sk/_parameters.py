@@ -1,0 +1,80 @@
+"""Checks of an estimator's parameters, made when it is fitted."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils.validation import check_scalar
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "mask": ("soft", "hard", "topk"),
+    "training": ("decoupled", "joint"),
+    "loss": ("squared_error", "huber"),
+}
+# Name, least and largest value, and which of the two are allowed.
+_REALS: tuple[tuple[str, float, float, str], ...] = (
+    ("sparsity", 0.0, 1.0, "neither"),
+    ("dropout", 0.0, 1.0, "left"),
+    ("prior_mean", 0.0, 1.0, "neither"),
+    ("prior_concentration", 0.0, math.inf, "neither"),
+    ("kl_weight", 0.0, math.inf, "left"),
+    ("learning_rate", 0.0, math.inf, "neither"),
+    ("weight_decay", 0.0, math.inf, "left"),
+    ("gradient_clip", 0.0, math.inf, "neither"),
+    ("ema_decay", 0.0, 1.0, "left"),
+    ("validation_fraction", 0.0, 1.0, "left"),
+)
+_INTEGERS: tuple[tuple[str, int], ...] = (
+    ("resolution", 1),
+    ("d_model", 1),
+    ("n_layers", 0),
+    ("max_epochs", 1),
+    ("patience", 1),
+    ("batch_size", 1),
+    ("n_workers", 0),
+)
+_INTEGERS_OR_NONE = ("generator_epochs", "finetune_epochs")
+
+
+def check_parameters(estimator: Any) -> None:
+    """Check every parameter of an estimator that has a range or a choice.
+
+    Parameters
+    ----------
+    estimator : object
+        With the parameters of ``RegMaskRegressor`` as attributes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is out of range or of another type; the message names it, what was
+        found and what was expected.
+
+    Examples
+    --------
+    >>> from regmask_sk import RegMaskRegressor
+    >>> check_parameters(RegMaskRegressor(mask="fuzzy"))
+    Traceback (most recent call last):
+    ...
+    ValueError: mask='fuzzy' is not known; expected one of ('soft', 'hard', 'topk').
+    """
+    for name, allowed in _CHOICES.items():
+        value = getattr(estimator, name)
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r} is not known; expected one of {allowed}.")
+    for name, low, high, bounds in _REALS:
+        check_scalar(
+            getattr(estimator, name),
+            name,
+            Real,
+            min_val=low,
+            max_val=high,
+            include_boundaries=bounds,
+        )
+    for name, least in _INTEGERS:
+        check_scalar(getattr(estimator, name), name, Integral, min_val=least)
+    for name in _INTEGERS_OR_NONE:
+        if getattr(estimator, name) is not None:
+            check_scalar(getattr(estimator, name), name, Integral, min_val=0)

@@ -1,0 +1,287 @@
+"""What each stage minimises: which masks it trains under, and whom its gradient reaches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regmask_sk import _objectives
+from regmask_sk._objectives import Outcome, annealed_budget, open_share
+from regmask_sk.backbones import make_backbone
+from regmask_sk.losses import beta_prior, kl_beta
+from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+
+LENGTH, RESOLUTION, PROMOTER = 64, 4, (30, 36)
+JOINT: dict[str, Any] = {"prior_mean": 0.1, "prior_concentration": 10.0}
+
+
+def make_model(distribution: Any = "relaxed_bernoulli", *, dropout: float = 0.0) -> Any:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"d_model": 8, "n_layers": 1, "resolution": RESOLUTION}
+    generator = Generator(
+        make_backbone("conv", 3, dropout=dropout, **shape),
+        body_channels=(0, 1),
+        signal_channels=(1,),
+        n_tokens=16,
+        distribution=distribution,
+    )
+    readout = Readout(8, 1, 1, n_tokens=16, resolution=RESOLUTION, dropout=dropout)
+    predictor = Predictor(make_backbone("conv", 3, dropout=dropout, **shape), readout, (0, 1))
+    model = MaskedExpressionModel(
+        generator, predictor, length=LENGTH, promoter=PROMOTER, sparsity=0.3
+    )
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def batch(n: int = 16) -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(1)
+    return torch.randn(n, 2, LENGTH, generator=drawn), torch.randn(n, 1, generator=drawn)
+
+
+def reached(part: nn.Module) -> bool:
+    """Whether a gradient has come to the module."""
+    return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
+
+
+def backward(outcome: Outcome) -> None:
+    total = torch.stack([p.square().mean() for p in outcome.predictions]).mean()
+    (total + outcome.penalty).backward()
+
+
+def check_shapes(outcome: Outcome, n: int = 16) -> None:
+    assert all(p.shape == (n, 1) for p in outcome.predictions)
+    assert outcome.penalty.shape == ()
+    assert outcome.kept.shape == ()
+    assert 0 < outcome.kept.item() <= 1
+
+
+# -- schedules -----------------------------------------------------------------------------------
+
+
+def test_open_windows_come_first_and_become_fewer() -> None:
+    shares = [open_share(step / 50) for step in range(60)]
+    assert shares[0] == 1.0
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == open_share(1.0) < 0.5
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.1, 0.5, 0.9])
+def test_the_budget_is_lowered_and_then_held(budget: float) -> None:
+    shares = [annealed_budget(budget, step / 50) for step in range(60)]
+    assert shares[0] >= budget
+    assert all(first >= second for first, second in zip(shares, shares[1:], strict=False))
+    assert shares[45:] == pytest.approx([budget] * 15)  # well before the end of the stage
+
+
+# -- the predictor's stage ---------------------------------------------------------------------------
+
+
+def test_the_predictors_stage_trains_the_predictor_alone() -> None:
+    model = make_model().train()
+    outcome = _objectives.predictor_outcome(model, *batch(), progress=1.0)
+    check_shapes(outcome)
+    assert outcome.target is None
+    assert outcome.penalty == 0
+    backward(outcome)
+    assert reached(model.predictor)
+    assert not reached(model.generator)
+
+
+def test_the_predictors_stage_starts_with_open_windows() -> None:
+    model = make_model().eval()
+    x, covariates = batch()
+    outcome = _objectives.predictor_outcome(model, x, covariates, progress=0.0)
+    assert outcome.kept == 1
+    whole = model.predictor(x, torch.ones(16, LENGTH), covariates)
+    torch.testing.assert_close(outcome.predictions[0], whole)
+    assert _objectives.predictor_outcome(model, x, covariates, progress=1.0).kept < 0.95
+
+
+# -- the generator's stage ---------------------------------------------------------------------------
+
+
+def generator_outcome(model: Any, *, budget: float = 0.3, multiplier: float = 0.0) -> Outcome:
+    return _objectives.generator_outcome(model, *batch(), budget=budget, multiplier=multiplier)
+
+
+def test_the_generators_stage_trains_the_generator_against_the_open_window() -> None:
+    model = make_model(dropout=0.5).train()
+    model.predictor.requires_grad_(False)
+    x, covariates = batch()
+    outcome = generator_outcome(model)
+    check_shapes(outcome)
+    assert outcome.target is not None
+    assert not outcome.target.requires_grad
+    model.eval()  # without dropout, as the target must have been made
+    whole = model.predictor(x, torch.ones(16, LENGTH), covariates)
+    torch.testing.assert_close(outcome.target, whole)
+    backward(outcome)
+    assert reached(model.generator)
+    assert not reached(model.predictor)
+
+
+def test_the_generators_stage_leaves_the_predictors_statistics_alone() -> None:
+    model = make_model().train()
+    before = {name: value.clone() for name, value in model.predictor.state_dict().items()}
+    generator_outcome(model)
+    after = model.predictor.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_penalty_closes_gates_above_the_budget() -> None:
+    model = make_model().train()
+    outcome = generator_outcome(model, budget=0.1, multiplier=1.0)
+    assert outcome.penalty > 0
+    outcome.penalty.backward()
+    assert model.generator.head.bias.grad > 0  # a step down closes
+    model.zero_grad()
+    outcome = generator_outcome(model, budget=0.95)
+    outcome.penalty.backward()
+    assert model.generator.head.bias.grad < 0
+
+
+# -- the fine-tuning stage ---------------------------------------------------------------------------
+
+
+def finetune_outcome(model: Any, n: int = 16, *, budget: float = 0.3) -> Outcome:
+    return _objectives.finetune_outcome(model, *batch(n), budget=budget, multiplier=0.0)
+
+
+def test_the_finetuning_stage_trains_both_networks() -> None:
+    model = make_model().train()
+    outcome = finetune_outcome(model)
+    check_shapes(outcome)
+    assert outcome.target is None
+    torch.stack([p.square().mean() for p in outcome.predictions]).mean().backward()
+    assert reached(model.predictor)
+    assert reached(model.generator)  # by the prediction, without the penalty
+
+
+def test_the_finetuning_stage_holds_the_budget() -> None:
+    model = make_model().train()
+    for budget, sign in ((0.1, 1), (0.95, -1)):
+        model.zero_grad()
+        finetune_outcome(model, budget=budget).penalty.backward()
+        assert model.generator.head.bias.grad * sign > 0
+
+
+def test_the_finetuning_stage_mixes_soft_hard_and_random_masks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model().eval()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    torch.manual_seed(0)
+    finetune_outcome(model, 400)
+    outside = torch.cat([seen[0][:, : PROMOTER[0]], seen[0][:, PROMOTER[1] :]], dim=1)
+    soft = model.expand(model.gates(model.openness(batch(400)[0]), "soft"))
+    is_soft = torch.isclose(seen[0], soft, atol=1e-4).all(dim=1)
+    is_open = (outside > 0.999).all(dim=1)
+    is_binary = ((outside < 0.001) | (outside > 0.999)).all(dim=1) & ~is_open
+    for share in (is_soft, is_binary, is_open):
+        assert 0.03 < share.float().mean() < 0.8
+
+
+# -- joint training ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_joint_training_reaches_both_networks(kind: Any) -> None:
+    model = make_model("beta").train()
+    outcome = _objectives.joint_outcome(model, *batch(), kind=kind, kl_weight=0.0, **JOINT)
+    check_shapes(outcome)
+    assert outcome.target is None
+    assert outcome.penalty == 0
+    backward(outcome)
+    assert reached(model.generator)
+    assert reached(model.predictor)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_joint_masks_are_of_the_kind_asked_for(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("beta").train()
+    seen: list[Tensor] = []
+    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m) or c)
+    _objectives.joint_outcome(model, *batch(), kind=kind, kl_weight=0.0, **JOINT)
+    mask = seen[0]
+    assert (mask[:, slice(*PROMOTER)] == 1).all()
+    if kind == "soft":
+        assert len(mask.unique()) > 50
+    else:
+        # A closed gate may leak a trace to the gradient; nothing lies in between.
+        assert len(mask.unique()) == 2
+        assert mask.max() == 1
+        assert mask.min() < 1e-5
+    if kind == "topk":
+        assert ((mask.mean(dim=1) - model.sparsity).abs() <= RESOLUTION / LENGTH).all()
+    assert mask.requires_grad
+
+
+def test_joint_samples_differ_from_step_to_step() -> None:
+    model = make_model("beta").eval()
+    first, second = (
+        _objectives.joint_outcome(model, *batch(), kind="soft", kl_weight=0.0, **JOINT)
+        for _ in range(2)
+    )
+    assert not torch.equal(first.predictions[0], second.predictions[0])
+
+
+def test_the_joint_penalty_is_the_divergence_times_its_weight() -> None:
+    model = make_model("beta").eval()
+    x, covariates = batch()
+    a, b = model.generator(x)
+    expected = kl_beta(a, b, *beta_prior(0.1, 10.0)).mean()
+    for weight in (0.5, 2.0):
+        outcome = _objectives.joint_outcome(
+            model, x, covariates, kind="hard", kl_weight=weight, **JOINT
+        )
+        torch.testing.assert_close(outcome.penalty, weight * expected)
+
+
+# -- validation ------------------------------------------------------------------------------------
+
+
+def validate(model: Any, stage: str, kind: Any = "hard") -> Outcome:
+    with torch.no_grad():
+        return _objectives.validation_outcome(model.eval(), *batch(), stage=stage, kind=kind)
+
+
+@pytest.mark.parametrize("stage", ["predictor", "generator", "finetune"])
+def test_validation_is_the_same_in_each_epoch(stage: str) -> None:
+    model = make_model(dropout=0.5)
+    state = torch.get_rng_state()
+    first, second = (validate(model, stage) for _ in range(2))
+    for one, other in zip(first.predictions, second.predictions, strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)  # so that it does not change the training
+    assert first.penalty == 0
+
+
+def test_the_predictor_is_judged_open_and_masked() -> None:
+    model = make_model()
+    x, covariates = batch()
+    outcome = validate(model, "predictor")
+    whole = model.predictor(x, torch.ones(16, LENGTH), covariates)
+    assert len(outcome.predictions) == 2
+    torch.testing.assert_close(outcome.predictions[0], whole)
+    assert not torch.allclose(outcome.predictions[1], whole)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+@pytest.mark.parametrize(
+    ("stage", "distribution"),
+    [("generator", "relaxed_bernoulli"), ("finetune", "relaxed_bernoulli"), ("joint", "beta")],
+)
+def test_later_stages_are_judged_as_the_fitted_model_predicts(
+    stage: str, distribution: Any, kind: Any
+) -> None:
+    model = make_model(distribution)
+    outcome = validate(model, stage, kind)
+    prediction, mask = model(*batch(), kind=kind)
+    torch.testing.assert_close(outcome.predictions[0], prediction)
+    torch.testing.assert_close(outcome.kept, mask.mean())
