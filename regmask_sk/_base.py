@@ -18,7 +18,6 @@ from sklearn.utils.validation import check_array, check_consistent_length, valid
 from regmask_sk._model import SEQUENCE_CHANNELS
 from regmask_sk.windows import Windows
 
-
 WindowArray = Windows | NDArray[np.float32]
 
 
@@ -174,6 +173,7 @@ class WindowEstimator(BaseEstimator):
         """Rows of training and of validation: whole chromosomes (or groups) where known."""
         rows = np.arange(int(X.shape[0]))
         labels = None if groups is None else np.asarray(groups)
+        check_consistent_length(rows, labels)
         if labels is None and isinstance(X, Windows):
             labels = X.loci["chrom"].to_numpy(dtype=str)
         if validation_chroms is not None:
@@ -188,7 +188,7 @@ class WindowEstimator(BaseEstimator):
                 raise ValueError(
                     f"validation_chroms={list(validation_chroms)}: "
                     + (f"{unknown} have" if unknown else "all the rows lie on them, none has")
-                    + f" no training rows; the chromosomes of X are {sorted(set(labels))}."
+                    + f" no training rows; the chromosomes of X are {sorted(set(labels.tolist()))}."
                 )
             return rows[~held_out], rows[held_out]
         if validation_fraction == 0.0 or validation_fraction * len(rows) < 1.0:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regmask_sk.losses import beta_prior, budget_penalty, kl_beta
+from regmask_sk.losses import beta_prior, budget_penalty, continuity_penalty, kl_beta
 from regmask_sk.masking import (
     MaskedExpressionModel,
     MaskKind,
@@ -57,6 +57,33 @@ def _leaking(gates: Tensor) -> Tensor:
     return gates + LEAK * (1.0 - gates)
 
 
+def _soft_or_hard(openness: Tensor, *, noise: float) -> Tensor:
+    """Gates of a batch as means, for half of the windows, and as 0/1 samples for the others.
+
+    The samples pass the gradient of a relaxed one. A fitted model is read in both ways; with
+    relaxed samples alone, the information that their values between 0 and 1 carry would be
+    missing from its hard masks.
+    """
+    relaxed = sample_relaxed_bernoulli(openness, TEMPERATURE, noise=noise)
+    hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
+    is_soft = torch.rand(len(openness), 1, device=openness.device) < 0.5
+    return torch.where(is_soft, torch.sigmoid(openness), hard)
+
+
+def _gate_penalty(
+    model: MaskedExpressionModel,
+    openness: Tensor,
+    budget: float,
+    multiplier: float,
+    continuity_weight: float,
+) -> tuple[Tensor, Tensor]:
+    """Penalty of the gates' means, and the mean share of bases that they keep."""
+    means = torch.sigmoid(openness)
+    kept = model.kept_share(means)
+    penalty = budget_penalty(kept, budget, multiplier)
+    return penalty + continuity_weight * continuity_penalty(means), kept.mean()
+
+
 def open_share(progress: float) -> float:
     """Share of windows left fully open at a point of the predictor's stage.
 
@@ -100,6 +127,7 @@ def generator_outcome(
     *,
     budget: float,
     multiplier: float,
+    continuity_weight: float = 0.0,
 ) -> Outcome:
     """Keep the open window's prediction with a budget of bases; the predictor is fixed.
 
@@ -109,10 +137,11 @@ def generator_outcome(
     model.predictor.eval()
     with torch.no_grad():
         target = model.predictor(x, torch.ones_like(x[:, 0]), covariates)
-    gates = sample_relaxed_bernoulli(model.openness(x), TEMPERATURE)
-    predicted = model.predictor(x, model.expand(gates), covariates)
-    kept = model.kept_share(gates)
-    return Outcome([predicted], target, budget_penalty(kept, budget, multiplier), kept.mean())
+    openness = model.openness(x)
+    gates = _soft_or_hard(openness, noise=1.0)
+    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
+    penalty, kept = _gate_penalty(model, openness, budget, multiplier, continuity_weight)
+    return Outcome([predicted], target, penalty, kept)
 
 
 def finetune_outcome(
@@ -122,24 +151,20 @@ def finetune_outcome(
     *,
     budget: float,
     multiplier: float,
+    continuity_weight: float = 0.0,
 ) -> Outcome:
     """Train both under the generator's masks mixed with random ones.
 
     The random masks keep the predictor honest: it still answers for masks that know nothing
-    of the target. Of the generator's masks half are soft and half are 0/1 with the gradient
-    of a relaxed sample, so that the fitted predictor serves both.
+    of the target.
     """
     openness = model.openness(x)
-    relaxed = sample_relaxed_bernoulli(openness, TEMPERATURE, noise=FINETUNE_NOISE)
-    hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
-    soft = torch.sigmoid(openness)
     random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
     draw = torch.rand(len(x), 1, device=x.device)
-    own = torch.where(draw < 0.5 * (1.0 + RANDOM_SHARE), soft, hard)
-    gates = torch.where(draw < RANDOM_SHARE, random, own)
+    gates = torch.where(draw < RANDOM_SHARE, random, _soft_or_hard(openness, noise=FINETUNE_NOISE))
     predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    kept = model.kept_share(soft)
-    return Outcome([predicted], None, budget_penalty(kept, budget, multiplier), kept.mean())
+    penalty, kept = _gate_penalty(model, openness, budget, multiplier, continuity_weight)
+    return Outcome([predicted], None, penalty, kept)
 
 
 def joint_outcome(

@@ -19,6 +19,7 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("dropout", 0.0, 1.0, "left"),
     ("prior_mean", 0.0, 1.0, "neither"),
     ("prior_concentration", 0.0, math.inf, "neither"),
+    ("continuity_weight", 0.0, math.inf, "left"),
     ("kl_weight", 0.0, math.inf, "left"),
     ("learning_rate", 0.0, math.inf, "neither"),
     ("weight_decay", 0.0, math.inf, "left"),

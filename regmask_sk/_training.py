@@ -88,6 +88,7 @@ class Settings:
     gradient_clip: float
     ema_decay: float
     patience: int
+    continuity_weight: float
     kl_weight: float
     prior_mean: float
     prior_concentration: float
@@ -294,8 +295,10 @@ class RegMaskNet(NeuralNet):
         if self.progress_.epoch == 0 and stage.name == "finetune":
             self.calibrate(train)
             self._enter_stage()  # so that the average starts from the calibrated module
-        self.fit_loop(train, epochs=1)
-        self.train_split = None  # a pickled net takes no data along
+        try:
+            self.fit_loop(train, epochs=1)
+        finally:
+            self.train_split = None  # a pickled net takes no data along
         self.history.record("stage", stage.name)
         self.progress_.epoch += 1
         if valid is not None and stage.name != "generator":
@@ -383,7 +386,11 @@ class RegMaskNet(NeuralNet):
                     budget = _objectives.annealed_budget(budget, self._share_done())
                     objective = _objectives.generator_outcome
                 outcome = objective(
-                    model, **inputs, budget=budget, multiplier=self.progress_.multiplier
+                    model,
+                    **inputs,
+                    budget=budget,
+                    multiplier=self.progress_.multiplier,
+                    continuity_weight=settings.continuity_weight,
                 )
                 excess = float(outcome.kept.detach()) - budget
                 self.progress_.multiplier += _MULTIPLIER_RATE * excess
@@ -411,7 +418,7 @@ class RegMaskNet(NeuralNet):
         loss = torch.stack(losses).mean() + y_pred.penalty
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
-                f"the loss became {float(loss)} in epoch {len(self.history)}, stage "
+                f"the loss became {loss.item()} in epoch {len(self.history)}, stage "
                 f"{self.stage.name!r}. Lower learning_rate (now {self.settings.learning_rate}), "
                 "and look for extreme values among the signals and targets."
             )

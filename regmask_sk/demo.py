@@ -111,8 +111,8 @@ def _pipeline(genome: SimulatedGenome, seed: int) -> Pipeline:
         promoter_length=_PROMOTER,
         reverse_complement=True,
         max_epochs=12,
-        generator_epochs=8,
-        finetune_epochs=3,
+        generator_epochs=6,
+        finetune_epochs=4,
         random_state=seed,
         verbose=int(sys.stderr.isatty()),
     )

@@ -45,6 +45,7 @@ _LOG_ODDS_LIMIT = 12.0
 _FLOOR_SHARE = 0.3  # of the random masks whose closed tokens let something through
 _HIGHEST_FLOOR = 0.25  # of what such a token lets through
 _POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
+_GATE_SCALE = 3.0  # of the log-odds: gates must open and close within a few hundred steps
 _SMOOTHED = 3  # tokens over which the log-odds of gates are averaged; odd
 _FIRST_BIN = 64.0  # bp: width of the readout's bins next to the TSS
 _HEADS = 4  # attention heads of the readout
@@ -244,7 +245,7 @@ class Generator(nn.Module):
                 evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
                 position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
                 openness = F.avg_pool1d(
-                    (raw[:, 0] + evidence + position).unsqueeze(1),
+                    _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
                     _SMOOTHED,
                     stride=1,
                     padding=_SMOOTHED // 2,

@@ -65,6 +65,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Number of layers of each body.
     dropout : float, default=0.1
         Dropout probability.
+    continuity_weight : float, default=0.1
+        Decoupled training only: weight of the mean absolute difference of neighbouring
+        gates, which keeps elements in one piece.
     kl_weight, prior_mean, prior_concentration : float, default=0.05, 0.1, 10.0
         Joint training only: weight of the divergence from the sparsity prior, and the
         mean and concentration (sum of both parameters) of that Beta distribution.
@@ -145,6 +148,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     (40, 64)
     """
 
+    net_: RegMaskNet
+    _seed: int
+
     def __init__(
         self,
         *,
@@ -159,6 +165,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
+        continuity_weight: float = 0.1,
         kl_weight: float = 0.05,
         prior_mean: float = 0.1,
         prior_concentration: float = 10.0,
@@ -192,6 +199,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.d_model = d_model
         self.n_layers = n_layers
         self.dropout = dropout
+        self.continuity_weight = continuity_weight
         self.kl_weight = kl_weight
         self.prior_mean = prior_mean
         self.prior_concentration = prior_concentration
@@ -324,7 +332,10 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         targets = self._check_targets(X, y)
         weight = self._check_weights(X, sample_weight)
         covariates = self._covariate_table(X, self.covariates)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        # One seed for all calls: another split would train on the rows that judge.
+        seed = (
+            int(check_random_state(self.random_state).randint(2**31 - 1)) if reset else self._seed
+        )
         train, valid = self._split_validation(
             X,
             validation_chroms=self.validation_chroms,
@@ -334,7 +345,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         )
         if reset:
             self._seed = seed
-            self._target_ndim = np.ndim(y)
+            self._target_ndim = np.asarray(y).ndim
             self.target_mean_ = np.average(targets[train], axis=0, weights=weight[train])
             self.target_scale_ = _scale(targets[train])
             self.covariate_mean_ = covariates[train].mean(axis=0)
@@ -390,6 +401,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             gradient_clip=self.gradient_clip,
             ema_decay=self.ema_decay,
             patience=self.patience,
+            continuity_weight=self.continuity_weight,
             kl_weight=self.kl_weight,
             prior_mean=self.prior_mean,
             prior_concentration=self.prior_concentration,

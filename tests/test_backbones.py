@@ -131,7 +131,7 @@ def test_the_codon_body_reads_the_same_in_every_frame() -> None:
     torch.testing.assert_close(first[:, :, 81:120], second[:, :, 80:119], rtol=1e-4, atol=1e-5)
 
 
-# -- making one -----------------------------------------------------------------------------
+# -- making one ------------------------------------------------------------------------
 
 
 def make(backbone: Any, **changed: Any) -> nn.Module:

@@ -48,7 +48,7 @@ def make_windows(
     return windows
 
 
-# -- X ----------------------------------------------------------------------------------------------
+# -- X ---------------------------------------------------------------------------------
 
 
 def test_windows_stay_lazy_and_leave_their_names(toy_genome: Any) -> None:
@@ -136,7 +136,7 @@ def test_names_are_not_asked_of_arrays(toy_genome: Any) -> None:
     assert estimator.checked(X) is X
 
 
-# -- y and weights -------------------------------------------------------------------------------
+# -- y and weights ---------------------------------------------------------------------
 
 
 def test_targets_become_columns() -> None:
@@ -187,7 +187,7 @@ def test_weights_that_cannot_be_are_refused(weight: Any, message: str) -> None:
         Estimator()._check_weights(np.zeros((3, 1, 4), np.float32), weight)
 
 
-# -- covariates -------------------------------------------------------------------------------------
+# -- covariates ------------------------------------------------------------------------
 
 
 def test_covariates_come_from_the_loci_in_the_order_asked_for(toy_genome: Any) -> None:
@@ -203,7 +203,9 @@ def test_a_covariate_that_is_no_column_lists_the_columns(toy_genome: Any) -> Non
 
 
 def test_covariates_need_windows(toy_genome: Any) -> None:
-    with pytest.raises(ValueError, match=r"\['gc'\] are columns of the loci table, but X is an arr"):
+    with pytest.raises(
+        ValueError, match=r"\['gc'\] are columns of the loci table, but X is an arr"
+    ):
         Estimator()._covariate_table(np.zeros((3, 1, 4), np.float32), ["gc"])
 
 
@@ -220,7 +222,7 @@ def test_a_missing_covariate_is_named(toy_genome: Any, bad: Any) -> None:
         Estimator()._covariate_table(make_windows(toy_genome, loci=loci), ["tss", "gc"])
 
 
-# -- the validation split -----------------------------------------------------------------------------
+# -- the validation split --------------------------------------------------------------
 
 
 def test_validation_holds_out_whole_chromosomes(toy_genome: Any) -> None:
@@ -303,23 +305,23 @@ def test_groups_of_another_length_are_refused(chroms: Any) -> None:
         Estimator().split(X, groups=["a", "b", "b"], validation_chroms=chroms)
 
 
-# -- the rest ---------------------------------------------------------------------------------------
+# -- the rest --------------------------------------------------------------------------
 
 
 def test_the_complement_pairs_bases_and_leaves_tracks(toy_genome: Any) -> None:
-    estimator = Estimator()
-    estimator.seen(make_windows(toy_genome, "counts"))
-    assert estimator._complement() == [3, 2, 1, 0, 4]
+    estimator, X = Estimator(), make_windows(toy_genome, "counts")
+    assert list(estimator._complement(estimator.seen(X))) == [3, 2, 1, 0, 4]
 
 
 def test_the_complement_needs_bases_by_name(toy_genome: Any) -> None:
     estimator = Estimator()
-    estimator.seen(make_windows(toy_genome, "counts", sequence=False))
-    with pytest.raises(ValueError, match=r"needs the channels A, C, G and T by name.*'counts'"):
-        estimator._complement()
-    estimator.seen(np.zeros((3, 4, 10)))
-    with pytest.raises(ValueError, match=r"X has no channel names"):
-        estimator._complement()
+    nameless = np.zeros((3, 4, 10))
+    for X, found in (
+        (make_windows(toy_genome, "counts", sequence=False), "counts"),
+        (nameless, ""),
+    ):
+        with pytest.raises(ValueError, match=rf"needs the channels A, C, G and T by.*{found}"):
+            estimator._complement(estimator.seen(X))
 
 
 def test_devices() -> None:

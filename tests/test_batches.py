@@ -109,7 +109,7 @@ def test_other_dtypes_are_converted_and_the_data_never_changed(array: np.ndarray
         np.testing.assert_array_equal(source, before)
 
 
-# -- windows from files ----------------------------------------------------------------------------
+# -- windows from files ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stranded", [True, False])

@@ -110,7 +110,7 @@ def test_beta_prior_has_the_mean_and_concentration_asked_for() -> None:
     assert a + b == pytest.approx(15.0)
 
 
-# -- regression loss ---------------------------------------------------------------------
+# -- regression loss -------------------------------------------------------------------
 
 
 def naive_loss(
@@ -184,7 +184,7 @@ def test_shapes_that_would_broadcast_are_refused(
         regression_loss(predicted, target, loss="squared_error")
 
 
-# -- penalties -----------------------------------------------------------------------------
+# -- penalties -------------------------------------------------------------------------
 
 
 def test_budget_penalty_is_zero_at_the_budget_and_grows_above_it() -> None:

@@ -83,7 +83,7 @@ def covariates(batch: int, n: int = 1) -> Tensor:
     return torch.linspace(-1, 1, batch * n).view(batch, n)
 
 
-# -- random masks ------------------------------------------------------------------------------
+# -- random masks ----------------------------------------------------------------------
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -152,7 +152,7 @@ def test_random_masks_repeat_with_their_generator_and_leave_the_global_one_alone
     assert torch.equal(by_global, random_block_masks(6, 20))
 
 
-# -- samples -------------------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -199,7 +199,7 @@ def test_relaxed_gates_stay_finite_and_pass_a_gradient() -> None:
     assert (openness.grad[1:4] > 0).all()
 
 
-# -- from gates to masks -----------------------------------------------------------------------
+# -- from gates to masks ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
@@ -293,7 +293,7 @@ def test_shifts_move_soft_and_hard_masks_and_leave_topk() -> None:
     assert torch.equal(model.gates(openness, "topk"), before["topk"])
 
 
-# -- what the predictor sees ---------------------------------------------------------------------
+# -- what the predictor sees -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("backbone", BODIES)
@@ -374,7 +374,7 @@ def test_distance_bins_average_tokens_that_lie_together(n_tokens: int, resolutio
     assert (column.diff() >= 0).all()  # from left to right
 
 
-# -- gradients to the masks ---------------------------------------------------------------------
+# -- gradients to the masks ------------------------------------------------------------
 
 
 def head_gradients(model: MaskedExpressionModel, loss: Tensor) -> dict[str, Tensor]:
@@ -461,7 +461,7 @@ def test_the_prediction_reaches_every_parameter_of_the_generator(
     assert set(without) <= allowed | ({"track_offset"} if distribution != "beta" else set())
 
 
-# -- the distribution of the gates ------------------------------------------------------------------
+# -- the distribution of the gates -----------------------------------------------------
 
 
 def test_beta_parameters_stay_above_the_floor() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def check_shapes(outcome: Outcome, n: int = 16) -> None:
     assert 0 < outcome.kept.item() <= 1
 
 
-# -- schedules -----------------------------------------------------------------------------------
+# -- schedules -------------------------------------------------------------------------
 
 
 def test_open_windows_come_first_and_become_fewer() -> None:
@@ -74,11 +75,11 @@ def test_open_windows_come_first_and_become_fewer() -> None:
 def test_the_budget_is_lowered_and_then_held(budget: float) -> None:
     shares = [annealed_budget(budget, step / 50) for step in range(60)]
     assert shares[0] >= budget
-    assert all(first >= second for first, second in zip(shares, shares[1:], strict=False))
+    assert all(first >= second for first, second in pairwise(shares))
     assert shares[45:] == pytest.approx([budget] * 15)  # well before the end of the stage
 
 
-# -- the predictor's stage ---------------------------------------------------------------------------
+# -- the predictor's stage -------------------------------------------------------------
 
 
 def test_the_predictors_stage_trains_the_predictor_alone() -> None:
@@ -102,7 +103,7 @@ def test_the_predictors_stage_starts_with_open_windows() -> None:
     assert _objectives.predictor_outcome(model, x, covariates, progress=1.0).kept < 0.95
 
 
-# -- the generator's stage ---------------------------------------------------------------------------
+# -- the generator's stage -------------------------------------------------------------
 
 
 def generator_outcome(model: Any, *, budget: float = 0.3, multiplier: float = 0.0) -> Outcome:
@@ -145,7 +146,7 @@ def test_the_penalty_closes_gates_above_the_budget() -> None:
     assert model.generator.head.bias.grad < 0
 
 
-# -- the fine-tuning stage ---------------------------------------------------------------------------
+# -- the fine-tuning stage -------------------------------------------------------------
 
 
 def finetune_outcome(model: Any, n: int = 16, *, budget: float = 0.3) -> Outcome:
@@ -187,7 +188,19 @@ def test_the_finetuning_stage_mixes_soft_hard_and_random_masks(
         assert 0.03 < share.float().mean() < 0.8
 
 
-# -- joint training ------------------------------------------------------------------------------
+@pytest.mark.parametrize("stage", [_objectives.generator_outcome, _objectives.finetune_outcome])
+def test_continuity_is_part_of_the_penalty(stage: Any) -> None:
+    model = make_model().eval()
+    penalties = []
+    for weight in (0.0, 1.0, 2.0):
+        torch.manual_seed(0)
+        outcome = stage(model, *batch(), budget=0.3, multiplier=0.0, continuity_weight=weight)
+        penalties.append(outcome.penalty.item())
+    assert penalties[1] > penalties[0]
+    assert penalties[2] - penalties[1] == pytest.approx(penalties[1] - penalties[0], rel=1e-3)
+
+
+# -- joint training --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
@@ -243,7 +256,7 @@ def test_the_joint_penalty_is_the_divergence_times_its_weight() -> None:
         torch.testing.assert_close(outcome.penalty, weight * expected)
 
 
-# -- validation ------------------------------------------------------------------------------------
+# -- validation ------------------------------------------------------------------------
 
 
 def validate(model: Any, stage: str, kind: Any = "hard") -> Outcome:

@@ -39,7 +39,7 @@ def naive_counts(sequence: str, resolution: int) -> np.ndarray:
     return counts / (resolution / 3)
 
 
-# -- means -----------------------------------------------------------------------------------
+# -- means -----------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -67,7 +67,7 @@ def test_one_base_a_token_is_the_input() -> None:
     assert torch.equal(pool_to_tokens(x, 1), x)
 
 
-# -- codons ------------------------------------------------------------------------------------
+# -- codons ----------------------------------------------------------------------------
 
 
 @settings(deadline=None)

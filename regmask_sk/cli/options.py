@@ -25,7 +25,8 @@ from regmask_sk.cli.values import (
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
     "backbone", "mask", "training", "sparsity", "promoter_length", "resolution", "d_model",
-    "n_layers", "dropout", "reverse_complement", "kl_weight", "prior_mean", "loss", "max_epochs",
+    "n_layers", "dropout", "reverse_complement", "continuity_weight", "kl_weight", "prior_mean",
+    "loss", "max_epochs",
     "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
     "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
@@ -255,6 +256,9 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--learning-rate", type=positive, metavar="F")
     model.add_argument("--weight-decay", type=non_negative, metavar="F")
     model.add_argument("--loss", choices=("squared_error", "huber"))
+    model.add_argument(
+        "--continuity-weight", type=non_negative, metavar="F", help="keeps elements in one piece"
+    )
     model.add_argument("--kl-weight", type=non_negative, metavar="F", help="of joint training")
     model.add_argument("--prior-mean", type=share, metavar="F", help="of joint training")
     model.add_argument("--n-workers", type=natural, metavar="N", help="processes that read files")

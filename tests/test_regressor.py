@@ -1,0 +1,533 @@
+"""``RegMaskRegressor``: the estimator's promises on arrays and on windows read from files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
+
+from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
+from regmask_sk.regressor import RegMaskRegressor
+from regmask_sk.windows import Windows
+
+TINY: dict[str, Any] = {
+    "d_model": 8, "n_layers": 1, "resolution": 4, "sparsity": 0.3, "max_epochs": 2,
+    "generator_epochs": 1, "finetune_epochs": 1, "batch_size": 16, "random_state": 0,
+    "device": "cpu",
+}  # fmt: skip
+N, CHANNELS, LENGTH = 40, 2, 48
+Data = tuple[np.ndarray, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N, CHANNELS, LENGTH)).astype(np.float32)
+    return X, 5.0 + 2.0 * X[:, 0, 8:16].mean(axis=1)
+
+
+def regressor(**changed: Any) -> RegMaskRegressor:
+    return RegMaskRegressor(**{**TINY, **changed})
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Data) -> RegMaskRegressor:
+    return regressor().fit(*data)
+
+
+@pytest.fixture(scope="module")
+def windows(toy_genome: Any) -> Windows:
+    X = TSSWindows(LENGTH, jitter=3).fit_transform(toy_genome.loci)
+    X = SequenceChannels(toy_genome.fasta).fit_transform(X)
+    return SignalChannels({"ratio": toy_genome.tracks["ratio"]}).fit_transform(X)
+
+
+@pytest.fixture(scope="module")
+def expression(toy_genome: Any) -> np.ndarray:
+    return toy_genome.loci["expression"].to_numpy()
+
+
+# -- bits that repeat ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_the_same_seed_gives_the_same_bits(data: Data, training: Any) -> None:
+    X, y = data
+    first, again, other = (
+        regressor(training=training, random_state=seed).fit(X, y) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.predict(X), again.predict(X))
+    np.testing.assert_array_equal(first.transform(X), again.transform(X))
+    assert not np.allclose(first.predict(X), other.predict(X))
+
+
+def test_windows_with_jitter_and_complements_give_the_same_bits(
+    windows: Windows, expression: np.ndarray
+) -> None:
+    models = [regressor(reverse_complement=True).fit(windows, expression) for _ in range(2)]
+    np.testing.assert_array_equal(*(model.predict(windows) for model in models))
+
+
+def test_a_random_state_object_and_none_work(data: Data) -> None:
+    X, y = data
+    seeded = [regressor(random_state=np.random.RandomState(3)).fit(X, y) for _ in range(2)]
+    np.testing.assert_array_equal(*(model.predict(X) for model in seeded))
+    free = [regressor(random_state=None).fit(X, y) for _ in range(2)]
+    assert not np.array_equal(*(model.predict(X) for model in free))
+
+
+def test_the_global_random_states_are_left_alone(data: Data) -> None:
+    X, y = data
+    torch.manual_seed(11)
+    np.random.seed(11)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    model = regressor().fit(X, y)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    model.partial_fit(X, y)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    torch.manual_seed(12)  # nor is it read
+    np.testing.assert_array_equal(
+        regressor().fit(X, y).predict(X), regressor().fit(X, y).predict(X)
+    )
+
+
+def test_reading_changes_nothing(fitted: RegMaskRegressor, data: Data) -> None:
+    X = data[0]
+    before = X.copy()
+    first = fitted.predict(X)
+    fitted.transform(X)
+    fitted.predict_masked(X, np.zeros(LENGTH))
+    np.testing.assert_array_equal(fitted.predict(X), first)
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_the_prediction_of_a_subset_is_the_subset_of_the_prediction(data: Data, kind: Any) -> None:
+    X, y = data
+    model = regressor(mask=kind).fit(X, y)
+    rows = [31, 2, 2, 17, 0]
+    np.testing.assert_array_equal(model.predict(X[rows]), model.predict(X)[rows])
+    np.testing.assert_array_equal(model.transform(X[rows]), model.transform(X)[rows])
+    np.testing.assert_array_equal(model.predict(X[7:8]), model.predict(X)[7:8])
+
+
+def test_loader_processes_read_the_same(windows: Windows, expression: np.ndarray) -> None:
+    plain = windows[:20]
+    here = regressor(max_epochs=1).fit(plain, expression[:20])
+    there = clone(here).set_params(n_workers=1).fit(plain, expression[:20])
+    np.testing.assert_allclose(there.predict(plain).shape, (20,))
+    assert there.history_["stage"].tolist() == here.history_["stage"].tolist()
+
+
+# -- copies ----------------------------------------------------------------------------
+
+
+def test_clone_is_unfitted_and_keeps_the_parameters(fitted: RegMaskRegressor) -> None:
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    assert not hasattr(copy, "net_")
+
+
+def test_pickle_and_joblib_keep_the_bits(
+    windows: Windows, expression: np.ndarray, tmp_path: Path
+) -> None:
+    model = regressor(covariates=["gc"]).fit(windows, expression)
+    joblib.dump(model, tmp_path / "model.joblib")
+    for copy in (pickle.loads(pickle.dumps(model)), joblib.load(tmp_path / "model.joblib")):
+        np.testing.assert_array_equal(copy.predict(windows), model.predict(windows))
+        np.testing.assert_array_equal(copy.transform(windows), model.transform(windows))
+        pd.testing.assert_frame_equal(copy.history_, model.history_)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "get_feature_names_out"])
+def test_an_unfitted_estimator_says_so(data: Data, method: str) -> None:
+    with pytest.raises(NotFittedError):
+        getattr(regressor(), method)(data[0])
+    with pytest.raises(NotFittedError):
+        regressor().predict_masked(data[0], np.ones(LENGTH))
+
+
+# -- shapes of X and y -----------------------------------------------------------------
+
+
+def test_windows_arrays_and_tables_give_the_right_shapes(
+    windows: Windows, expression: np.ndarray, data: Data
+) -> None:
+    X, y = data
+    for given, target, length in (
+        (windows, expression, LENGTH), (X, y, LENGTH), (X[:, 0], y, LENGTH),
+        (X[:, 0].tolist(), y.tolist(), LENGTH), (X[:, :, :3], y, 3), (X[:, :, :1], y, 1),
+    ):  # fmt: skip
+        model = regressor().fit(given, target)
+        assert model.n_features_in_ == length
+        assert model.predict(given).shape == (40,)
+        masks = model.transform(given)
+        assert masks.shape == (40, length)
+        assert masks.dtype == np.float32
+        assert masks.min() >= 0
+        assert masks.max() <= 1
+
+
+def test_windows_and_their_array_predict_alike(windows: Windows, expression: np.ndarray) -> None:
+    model = regressor().fit(windows, expression)
+    assert model.channel_names_in_ == ("A", "C", "G", "T", "ratio")
+    np.testing.assert_array_equal(model.predict(windows), model.predict(windows.to_numpy()))
+
+
+def test_several_outputs(data: Data) -> None:
+    X, y = data
+    both = np.column_stack([y, -3.0 * y])
+    model = regressor().fit(X, both)
+    assert model.predict(X).shape == (N, 2)
+    assert model.predict_masked(X, np.ones(LENGTH)).shape == (N, 2)
+    assert model.target_mean_.shape == model.target_scale_.shape == (2,)
+    assert regressor().fit(X, y[:, None]).predict(X).shape == (N, 1)
+    assert np.isfinite(model.score(X, both))
+
+
+def test_the_unit_of_the_target_does_not_matter(data: Data) -> None:
+    X, y = data
+    plain = regressor().fit(X, y).predict(X)
+    np.testing.assert_allclose(
+        regressor().fit(X, 1e3 * y - 7e4).predict(X), 1e3 * plain - 7e4, 1e-4
+    )
+
+
+def test_a_constant_target_is_predicted(data: Data) -> None:
+    X, _ = data
+    predicted = regressor().fit(X, np.full(N, 3.5)).predict(X)
+    assert np.abs(predicted - 3.5).max() < 1.0
+
+
+def test_wrong_windows_at_predict_name_found_and_expected(
+    fitted: RegMaskRegressor, data: Data
+) -> None:
+    X = data[0]
+    for method in (fitted.predict, fitted.transform):
+        with pytest.raises(ValueError, match=r"X has 40 features.*expecting 48 features"):
+            method(X[:, :, :40])
+        with pytest.raises(ValueError, match=r"X has 1 channels.*expecting 2 channels"):
+            method(X[:, :1])
+
+
+def test_other_outputs_in_a_later_partial_fit_are_refused(data: Data) -> None:
+    X, y = data
+    model = regressor().partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"y has 2 outputs"):
+        model.partial_fit(X, np.column_stack([y, y]))
+
+
+# -- masks -----------------------------------------------------------------------------
+
+
+def test_the_promoter_columns_are_kept(data: Data) -> None:
+    X, y = data
+    model = regressor(promoter_length=10, mask="hard").fit(X, y)
+    assert model.promoter_columns_ == slice(19, 29)  # around column 24, the TSS
+    assert (model.transform(X)[:, model.promoter_columns_] == 1).all()
+    none = regressor(promoter_length=0).fit(X, y)
+    assert none.promoter_columns_.start == none.promoter_columns_.stop
+
+
+def test_the_kind_of_mask_can_be_chosen_after_fit(data: Data) -> None:
+    X, y = data
+    model = regressor(generator_epochs=3).fit(X, y)
+    masks = {kind: model.set_params(mask=kind).transform(X) for kind in ("soft", "hard", "topk")}
+    assert len(np.unique(masks["soft"])) > 2
+    for kind in ("hard", "topk"):
+        assert set(np.unique(masks[kind])) == {0.0, 1.0}
+    assert np.abs(masks["topk"].mean(axis=1) - 0.3).max() <= 4 / LENGTH  # in each window
+    predictions = [model.set_params(mask=kind).predict(X) for kind in masks]
+    assert not np.array_equal(predictions[0], predictions[1])
+
+
+def test_predict_is_predict_masked_under_the_own_masks(
+    fitted: RegMaskRegressor, data: Data
+) -> None:
+    X = data[0]
+    under_own = fitted.predict_masked(X, fitted.transform(X))
+    np.testing.assert_allclose(under_own, fitted.predict(X), rtol=1e-5)
+
+
+def test_predict_masked_takes_one_mask_or_one_a_window(
+    fitted: RegMaskRegressor, data: Data
+) -> None:
+    X = data[0]
+    mask = np.linspace(0, 1, LENGTH)
+    one = fitted.predict_masked(X, mask)
+    np.testing.assert_array_equal(one, fitted.predict_masked(X, np.tile(mask, (N, 1))))
+    opened = fitted.predict_masked(X, np.ones(LENGTH, bool))
+    assert opened.shape == (N,)
+    assert not np.allclose(opened, one)
+    masks = np.random.default_rng(0).random((N, LENGTH))
+    np.testing.assert_array_equal(
+        fitted.predict_masked(X[3:5], masks[3:5]), fitted.predict_masked(X, masks)[3:5]
+    )
+
+
+def test_under_a_closed_mask_all_windows_look_alike(fitted: RegMaskRegressor, data: Data) -> None:
+    assert len(np.unique(fitted.predict_masked(data[0], np.zeros(LENGTH)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            np.ones(LENGTH - 1),
+            r"masks has shape \(47,\); expected \(40, 48\).*\(48,\), one for all",
+        ),
+        (np.ones((N - 1, LENGTH)), r"masks has shape \(39, 48\)"),
+        (np.full(LENGTH, 1.5), r"masks must lie in \[0, 1\]"),
+        (np.full(LENGTH, -0.1), r"masks must lie in \[0, 1\]"),
+        (np.full(LENGTH, np.nan), r"masks must lie in \[0, 1\]"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(
+    fitted: RegMaskRegressor, data: Data, masks: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted.predict_masked(data[0], masks)
+
+
+def test_columns_are_named_by_their_distance_to_the_tss(fitted: RegMaskRegressor) -> None:
+    names = fitted.get_feature_names_out()
+    assert len(names) == fitted.n_features_in_ == LENGTH
+    assert (names[0], names[LENGTH // 2], names[-1]) == ("tss-24", "tss+0", "tss+23")
+    assert len(set(names)) == LENGTH
+
+
+def test_masks_come_as_a_table_where_that_is_asked_for(data: Data) -> None:
+    X, y = data
+    model = regressor().set_output(transform="pandas").fit(X, y)
+    table = model.transform(X)
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.columns) == list(model.get_feature_names_out())
+    with config_context(transform_output="pandas"):
+        assert isinstance(regressor().fit(X[:, 0], y).transform(X[:, 0]), pd.DataFrame)
+    assert isinstance(model.set_output(transform="default").transform(X), np.ndarray)
+
+
+# -- weights, covariates, warm starts --------------------------------------------------
+
+
+def test_weights_matter(data: Data) -> None:
+    X, y = data
+    weight = np.where(np.arange(N) < 20, 1.0, 0.01)
+    plain, weighted = regressor().fit(X, y), regressor().fit(X, y, sample_weight=weight)
+    assert not np.allclose(plain.predict(X), weighted.predict(X))
+    same = regressor().fit(X, y, sample_weight=np.full(N, 1.0))
+    np.testing.assert_array_equal(plain.predict(X), same.predict(X))
+
+
+def test_the_target_of_a_row_of_weight_zero_does_not_matter(data: Data) -> None:
+    X, y = data
+    weight = np.ones(N)
+    weight[[3, 11]] = 0.0
+    wrong = y.copy()
+    wrong[[3, 11]] = 1e3
+    models = [
+        regressor(validation_fraction=0.0).fit(X, target, sample_weight=weight)
+        for target in (y, wrong)
+    ]
+    np.testing.assert_array_equal(*(model.predict(X) for model in models))
+
+
+def test_covariates_are_standardised_on_the_training_rows(
+    windows: Windows, expression: np.ndarray, toy_genome: Any
+) -> None:
+    model = regressor(covariates=["gc"], validation_chroms=["chr2"]).fit(windows, expression)
+    training = toy_genome.loci.query("chrom != 'chr2'")
+    assert model.covariate_mean_ == pytest.approx([training["gc"].mean()])
+    assert model.covariate_scale_ == pytest.approx([training["gc"].std(ddof=0)])
+    assert model.target_mean_ == pytest.approx([training["expression"].mean()])
+    assert model.target_scale_ == pytest.approx([training["expression"].std(ddof=0)])
+
+
+def test_covariates_are_used(toy_genome: Any, expression: np.ndarray) -> None:
+    def with_gc(gc: np.ndarray) -> Windows:
+        X = TSSWindows(LENGTH).fit_transform(toy_genome.loci.assign(gc=gc))
+        return SequenceChannels(toy_genome.fasta).fit_transform(X)
+
+    gc = toy_genome.loci["gc"].to_numpy()
+    model = regressor(covariates=["gc"], max_epochs=10).fit(with_gc(gc), 3.0 * gc)
+    plain, changed = model.predict(with_gc(gc)), model.predict(with_gc(gc[::-1].copy()))
+    assert not np.allclose(plain, changed)
+    # Another unit of the covariate is the same covariate.
+    other = regressor(covariates=["gc"], max_epochs=10).fit(with_gc(100 * gc), 3.0 * gc)
+    np.testing.assert_allclose(other.predict(with_gc(100 * gc)), plain, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"covariates \['gc'\] hold missing"):
+        model.predict(with_gc(np.full(len(gc), np.nan)))
+
+
+def test_a_covariate_that_does_not_vary_in_training_is_left_as_it_is(
+    toy_genome: Any, expression: np.ndarray
+) -> None:
+    """0.1 has a standard deviation of 1e-17, by which nothing must be divided."""
+
+    def with_gc(gc: float) -> Windows:
+        X = TSSWindows(LENGTH).fit_transform(toy_genome.loci.assign(gc=gc))
+        return SequenceChannels(toy_genome.fasta).fit_transform(X)
+
+    model = regressor(covariates=["gc"]).fit(with_gc(0.1), expression)
+    assert model.covariate_scale_ == [1.0]
+    assert np.abs(model.predict(with_gc(0.3))).max() < 100
+
+
+def test_training_rows_that_all_have_weight_zero_are_refused(data: Data) -> None:
+    X, y = data
+    groups = np.repeat(["a", "b"], 20)
+    weight = (groups == "b").astype(float)
+    with pytest.raises(ValueError, match=r"sample_weight is 0 for all the training rows"):
+        regressor(validation_chroms=["b"]).fit(X, y, sample_weight=weight, groups=groups)
+
+
+def test_warm_start_goes_on(data: Data) -> None:
+    X, y = data
+    model = regressor(warm_start=True, finetune_epochs=0).fit(X, y)
+    first = {k: v.clone() for k, v in model.net_.module_.state_dict().items()}
+    net, before = model.net_, model.predict(X)
+    model.set_params(max_epochs=1, learning_rate=1e-8, weight_decay=0.0, ema_decay=0.0).fit(X, y)
+    assert model.net_ is net
+    assert len(model.history_) == 3 + 2
+    after = model.net_.module_.state_dict()
+    weights = [k for k in first if k.startswith("predictor") and k.endswith("weight")]
+    assert all(torch.allclose(first[k], after[k], atol=1e-3) for k in weights)
+    assert not np.array_equal(model.predict(X), before)
+    cold = regressor(finetune_epochs=0).fit(X, y)
+    cold.fit(X, y)
+    assert len(cold.history_) == 3
+    np.testing.assert_array_equal(cold.predict(X), before)
+
+
+def test_refitting_forgets(data: Data) -> None:
+    X, y = data
+    model = regressor().fit(X[:, :1, :30], y).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), regressor().fit(X, y).predict(X))
+
+
+def test_groups_hold_out_whole_groups(data: Data) -> None:
+    X, y = data
+    groups = np.repeat(["a", "b", "c", "d"], 10)
+    model = regressor(validation_chroms=["b"]).fit(X, y, groups=groups)
+    assert model.target_mean_ == pytest.approx([y[groups != "b"].mean()])
+
+
+def test_joint_training_reads_the_bases_in_the_body_and_the_tracks_beside(
+    windows: Windows, expression: np.ndarray
+) -> None:
+    model = regressor(training="joint").fit(windows, expression)
+    generator = model.net_.module_.generator
+    assert generator.body_index.tolist() == [0, 1, 2, 3]
+    assert generator.signal_index.tolist() == [4]
+    decoupled = regressor().fit(windows, expression).net_.module_.generator
+    assert sorted(decoupled.body_index.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_the_codon_body_works_on_windows(windows: Windows, expression: np.ndarray) -> None:
+    model = regressor(backbone="codon").fit(windows, expression)
+    assert model.predict(windows).shape == (40,)
+
+
+def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    regressor().fit(*data)
+    assert capsys.readouterr() == ("", "")
+    regressor(verbose=1).fit(*data)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "stage=finetune" in err
+
+
+# -- parameters ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask", "fuzzy"), ("training", "both"), ("loss", "mse"),
+        ("sparsity", 0.0), ("sparsity", 1.0), ("dropout", 1.0), ("dropout", -0.1),
+        ("prior_mean", 0.0), ("prior_mean", 1.0), ("prior_concentration", 0.0),
+        ("kl_weight", -1.0), ("continuity_weight", -1.0),
+        ("learning_rate", 0.0), ("weight_decay", -1.0),
+        ("gradient_clip", 0.0), ("ema_decay", 1.0), ("validation_fraction", 1.0),
+        ("resolution", 0), ("d_model", 0), ("n_layers", -1), ("max_epochs", 0),
+        ("generator_epochs", -1), ("finetune_epochs", -1), ("patience", 0), ("batch_size", 0),
+        ("n_workers", -1), ("promoter_length", -1), ("backbone", "mamba9"),
+        ("device", "gpu"), ("validation_chroms", ["chr1"]), ("covariates", ["gc"]),
+        ("reverse_complement", True),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_named(data: Data, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        regressor(**{name: value}).fit(*data)
+    with pytest.raises(ValueError, match=name):
+        regressor(**{name: value}).partial_fit(*data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sparsity", "0.1"), ("max_epochs", 2.5), ("batch_size", "32"), ("backbone", 3)],
+)
+def test_a_value_of_another_type_is_named(data: Data, name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=name):
+        regressor(**{name: value}).fit(*data)
+
+
+def test_init_checks_nothing_and_keeps_what_it_is_given() -> None:
+    covariates = ["gc"]
+    model = RegMaskRegressor(mask="fuzzy", covariates=covariates)
+    assert model.mask == "fuzzy"
+    assert model.covariates is covariates
+
+
+def test_a_promoter_beyond_the_budget_says_what_to_change(data: Data) -> None:
+    with pytest.raises(
+        ValueError, match=r"promoter_length=20 is 41\.7% of the window of 48 bp.*raise sparsity"
+    ):
+        regressor(promoter_length=20).fit(*data)
+    with pytest.raises(ValueError, match=r"promoter_length=50 .*window of 48 bp.*Shorten"):
+        regressor(promoter_length=50, training="joint").fit(*data)
+    joint = regressor(promoter_length=20, training="joint").fit(*data)
+    assert (joint.transform(data[0])[:, 14:34] == 1).all()
+
+
+# -- scikit-learn's machinery ----------------------------------------------------------
+
+
+def test_weights_and_groups_are_routed_through_a_pipeline(toy_genome: Any) -> None:
+    loci, y = toy_genome.loci, toy_genome.loci["expression"].to_numpy()
+    weight = np.linspace(0.1, 1.0, 40)
+    with config_context(enable_metadata_routing=True):
+        model = regressor().set_fit_request(sample_weight=True)
+        model.set_score_request(sample_weight=True)
+        pipeline = make_pipeline(TSSWindows(LENGTH), SequenceChannels(toy_genome.fasta), model)
+        pipeline.fit(loci, y, sample_weight=weight)
+        routed = pipeline.predict(loci)
+        X = pipeline[:-1].transform(loci)
+        direct = regressor().fit(X, y, sample_weight=weight).predict(X)
+        np.testing.assert_array_equal(routed, direct)
+        scores = cross_validate(pipeline, loci, y, cv=2, params={"sample_weight": weight})
+        assert np.isfinite(scores["test_score"]).all()
+        with pytest.raises(ValueError, match=r"groups"):
+            pipeline.fit(loci, y, groups=loci["chrom"])  # not asked for
+
+
+def test_tags_say_what_x_and_y_may_be() -> None:
+    tags = RegMaskRegressor().__sklearn_tags__()
+    assert tags.estimator_type == "regressor"
+    assert tags.input_tags.two_d_array
+    assert tags.input_tags.three_d_array
+    assert tags.target_tags.multi_output
+    assert tags.target_tags.single_output
+    assert not tags.non_deterministic
