@@ -34,6 +34,7 @@ _LENGTH = 1024  # bp: the window that the simulator fills with elements
 _PROMOTER = 96  # bp
 _SPARSITY = 0.2  # planted elements and promoter together are a little less
 _TEST_CHROMS = ("chr7", "chr8")
+_MERGE_GAP = 16  # bp: planted elements are 64 bp wide and may lie close together
 _SMOOTHING = (1, 32, 64, 96)  # bp; the track's control is the best of these widths
 
 
@@ -91,7 +92,12 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
     predictions = {"predicted": model.predict(windows), "measured": y_test}
     pd.DataFrame(predictions, index=test_loci.index).to_csv(folder / "predictions.tsv", sep="\t")
     export_masks(
-        model, windows, bigwig=folder / "masks.bw", bed=folder / "elements.bed", overwrite=True
+        model,
+        windows,
+        bigwig=folder / "masks.bw",
+        bed=folder / "elements.bed",
+        merge_gap=_MERGE_GAP,
+        overwrite=True,
     )
     _draw(model, genome, windows, y_test, folder / "locus.png")
     results = {
@@ -183,7 +189,7 @@ def _draw(
         windows,
         row,
         mask,
-        elements=gene_elements(windows, row, mask),
+        elements=gene_elements(windows, row, mask, merge_gap=_MERGE_GAP),
         known=elements[elements["kind"] == "acting"],
     )
     figure.savefig(path, dpi=150)
