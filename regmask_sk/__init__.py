@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
+    from regmask_sk.export import gene_elements as gene_elements
     from regmask_sk.features import SequenceChannels as SequenceChannels
     from regmask_sk.features import SignalChannels as SignalChannels
     from regmask_sk.features import TSSWindows as TSSWindows
@@ -57,6 +58,7 @@ _PUBLIC = {
     "call_elements": "export",
     "check_loci": "loci",
     "export_masks": "export",
+    "gene_elements": "export",
     "load_model": "persistence",
     "mask_average_precision": "metrics",
     "mask_roc_auc": "metrics",

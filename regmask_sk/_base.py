@@ -46,6 +46,8 @@ class WindowEstimator(BaseEstimator):
         """
         names: tuple[str, ...] | None = None
         windows: WindowArray
+        if reset and hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_  # of an earlier fit; a table sets it anew
         if isinstance(X, Windows):
             if len(X) == 0:
                 raise ValueError(
@@ -176,6 +178,11 @@ class WindowEstimator(BaseEstimator):
         check_consistent_length(rows, labels)
         if labels is None and isinstance(X, Windows):
             labels = X.loci["chrom"].to_numpy(dtype=str)
+        if isinstance(validation_chroms, str):
+            raise ValueError(
+                f"validation_chroms must be a sequence of names, got {validation_chroms!r}. "
+                f"Write [{validation_chroms!r}]."
+            )
         if validation_chroms is not None:
             if labels is None:
                 raise ValueError(

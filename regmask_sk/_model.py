@@ -9,6 +9,7 @@ from torch import nn
 from regmask_sk.backbones import make_backbone
 from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
 
+_LEAST_TOKENS = 8  # of a window: with fewer, a budget of a tenth could not be kept
 SEQUENCE_CHANNELS = ("A", "C", "G", "T")
 
 
@@ -78,7 +79,8 @@ def build_model(
     Parameters
     ----------
     backbone, resolution, d_model, n_layers, dropout, sparsity
-        As in ``RegMaskRegressor``; a window shorter than `resolution` is one token.
+        As in ``RegMaskRegressor``; the grain of a short window is
+        finer, so that it has at least 8 tokens.
     channel_names : tuple of str or None
         Names of the window's channels, where they have names.
     n_channels, length : int
@@ -117,7 +119,7 @@ def build_model(
     signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
     sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
     sequence = sequence or tuple(i for i in every if i not in signals)
-    grain = min(resolution, length)
+    grain = max(min(resolution, length // _LEAST_TOKENS), 1)
 
     def body(in_channels: int) -> nn.Module:
         module = make_backbone(

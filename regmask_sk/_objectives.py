@@ -183,7 +183,9 @@ def joint_outcome(
     gradient of the sample, so that the prediction loss reaches the generator.
     """
     a, b = model.generator(x)
-    gates = torch.distributions.Beta(a, b).rsample()
+    # What is no number is left to the loss, which says what to do about it.
+    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
+    gates = torch.distributions.Beta(a, b).rsample() if finite else torch.full_like(a, torch.nan)
     if kind == "hard":
         gates = straight_through(gates, (gates >= 0.5).to(gates.dtype))
     elif kind == "topk":

@@ -36,7 +36,7 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("batch_size", 1),
     ("n_workers", 0),
 )
-_INTEGERS_OR_NONE = ("generator_epochs", "finetune_epochs")
+_INTEGERS_OR_NONE: tuple[tuple[str, int], ...] = (("generator_epochs", 1), ("finetune_epochs", 0))
 
 
 def check_parameters(estimator: Any) -> None:
@@ -74,8 +74,12 @@ def check_parameters(estimator: Any) -> None:
             max_val=high,
             include_boundaries=bounds,
         )
+        if math.isnan(getattr(estimator, name)):
+            raise ValueError(f"{name} is NaN; expected a number from {low} to {high}.")
     for name, least in _INTEGERS:
         check_scalar(getattr(estimator, name), name, Integral, min_val=least)
-    for name in _INTEGERS_OR_NONE:
+    for name, least in _INTEGERS_OR_NONE:
         if getattr(estimator, name) is not None:
-            check_scalar(getattr(estimator, name), name, Integral, min_val=0)
+            check_scalar(getattr(estimator, name), name, Integral, min_val=least)
+    if estimator.amp != "auto" and not isinstance(estimator.amp, bool):
+        raise ValueError(f"amp={estimator.amp!r}; expected True, False or 'auto'.")

@@ -222,6 +222,7 @@ class RegMaskNet(NeuralNet):
         """Begin the plan of stages from the weights that the module has now."""
         if not self.initialized_:
             self.initialize()
+            self.goes_on_ = False
         self.stage_index_ = 0
         self._enter_stage()
 
@@ -235,14 +236,32 @@ class RegMaskNet(NeuralNet):
         history : list of dict
             Rows of the history.
         """
+        self.take_over(tensors, history)
         self.start()
-        self.module_.load_state_dict(tensors)
         self.progress_.average = None
         self.stage_index_ = len(self.settings.stages)
+
+    def take_over(self, tensors: dict[str, Tensor], history: list[dict[str, Any]]) -> None:
+        """Take the weights and the history of another net, before any training.
+
+        Parameters
+        ----------
+        tensors, history
+            As in :meth:`restore`.
+
+        Raises
+        ------
+        RuntimeError
+            If the tensors are not those of the module.
+        """
+        self.initialize()
+        self.goes_on_ = True
+        self.module_.load_state_dict(tensors)
         for row in history:
             self.history.new_epoch()
             for key, value in row.items():
-                self.history.record(key, value)
+                if key != "batches":
+                    self.history.record(key, value)
 
     @property
     def stage(self) -> Stage:
@@ -290,9 +309,10 @@ class RegMaskNet(NeuralNet):
         stage = self.stage
         self.steps_per_epoch_ = -(-len(train) // self.batch_size)
         self.train_split = None if valid is None else predefined_split(valid)
-        if self.progress_.epoch == 0 and stage.name == "generator":
+        first = self.progress_.epoch == 0
+        if first and stage.name == "generator" and not self.goes_on_:
             self.module_.start_generator()
-        if self.progress_.epoch == 0 and stage.name == "finetune":
+        if first and stage.name == "finetune":
             self.calibrate(train)
             self._enter_stage()  # so that the average starts from the calibrated module
         try:

@@ -213,8 +213,9 @@ class Generator(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
-        self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
-        if distribution == "relaxed_bernoulli":
+        if distribution == "beta":
+            self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
+        else:
             self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
         self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
         self.register_buffer(

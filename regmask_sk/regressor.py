@@ -20,6 +20,7 @@ from regmask_sk._batches import WindowDataset
 from regmask_sk._model import build_model, promoter_window
 from regmask_sk._parameters import check_parameters
 from regmask_sk._training import RegMaskNet, Settings, Stage
+from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
 
@@ -53,7 +54,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Width in base pairs of the window around the TSS that every mask keeps. ``"auto"``
         is a twentieth of the window, at most 2,000 bp.
     resolution : int, default=16
-        Grain of the mask in base pairs.
+        Grain of the mask in base pairs; an eighth of the window where that is less.
     covariates : sequence of str, default=()
         Numeric columns of the loci table that join the predictor's head, standardised.
     reverse_complement : bool, default=False
@@ -77,7 +78,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Epochs of the predictor's stage, or of joint training.
     generator_epochs, finetune_epochs : int or None, default=None
         Epochs of the two later stages of decoupled training; ``None`` takes a third
-        of `max_epochs` for each (0 is allowed for the last).
+        of `max_epochs` for each. ``finetune_epochs=0`` leaves the last stage out.
     patience : int, default=15
         Epochs without a better validation loss after which a stage ends. They are counted
         only once the stage predicts better than a constant.
@@ -270,7 +271,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         windows = self._check_windows(X, reset=not goes_on)
         data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
         if goes_on:
-            self.net_.settings = self._settings(data.constant_loss)
+            self._build_from_last(data.constant_loss)
         else:
             self._build(data.constant_loss)
         with torch.random.fork_rng(devices=self._cuda_devices()):
@@ -346,8 +347,13 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         if reset:
             self._seed = seed
             self._target_ndim = np.asarray(y).ndim
+            if not weight[train].any():
+                raise ValueError(
+                    "sample_weight is 0 for all the training rows; the others are held out for "
+                    "validation. Hold out others, or set validation_fraction=0."
+                )
             self.target_mean_ = np.average(targets[train], axis=0, weights=weight[train])
-            self.target_scale_ = _scale(targets[train])
+            self.target_scale_ = _scale(targets[train], weight[train])
             self.covariate_mean_ = covariates[train].mean(axis=0)
             self.covariate_scale_ = _scale(covariates[train])
         elif targets.shape[1] != len(self.target_mean_):
@@ -370,7 +376,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                     complement=complement,
                 )
             )
-        return _TrainingData(parts[0], parts[1] if len(valid) else None)
+        return _TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
 
     def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
@@ -389,6 +395,21 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             n_workers=self.n_workers,
             device=self.device_,
         )
+
+    def _build_from_last(self, constant_loss: float) -> None:
+        """Make a new net that has the weights and the history of the last one."""
+        last, epochs_done = self.net_, self._epochs_done
+        self._build(constant_loss)
+        try:
+            self.net_.take_over(last.ready_module.state_dict(), list(last.history))
+        except RuntimeError as error:
+            self.net_ = last
+            raise ValueError(
+                "warm_start=True goes on from the weights of the last fit, but with the present "
+                "parameters the model has another shape. Put backbone, training, resolution, "
+                "d_model and n_layers back, or set warm_start=False."
+            ) from error
+        self._epochs_done = epochs_done
 
     def _settings(self, constant_loss: float) -> Settings:
         return Settings(
@@ -613,18 +634,25 @@ _STATE = (
 class _TrainingData:
     """Training and validation rows of a fit."""
 
-    def __init__(self, train: WindowDataset, valid: WindowDataset | None) -> None:
+    def __init__(
+        self, train: WindowDataset, valid: WindowDataset | None, loss: RegressionLoss
+    ) -> None:
         self.train = train
         self.valid = valid
+        self.loss = loss
 
     @property
     def constant_loss(self) -> float:
-        """Squared error of predicting the training rows' mean for those that are judged."""
+        """Loss of predicting the training rows' mean for those that are judged."""
         judged = self.train if self.valid is None else self.valid
-        return float(np.mean(np.square(judged.y)))
+        target, weight = torch.from_numpy(judged.y), torch.from_numpy(judged.weight)
+        return regression_loss(torch.zeros_like(target), target, weight, loss=self.loss).item()
 
 
-def _scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take the standard deviation of each column, 1 where it is 0."""
-    scale = values.std(axis=0)
-    return np.where(scale > 0, scale, 1.0)
+def _scale(values: NDArray[np.float64], weight: NDArray | None = None) -> NDArray[np.float64]:
+    """Take the standard deviation of each column, 1 where it is 0 but for rounding."""
+    share = np.ones(len(values)) if weight is None else weight.astype(np.float64)
+    share /= share.sum()
+    mean = share @ values
+    scale = np.sqrt(share @ np.square(values - mean))
+    return np.where(scale > 1e-12 * np.abs(mean), scale, 1.0)
