@@ -60,18 +60,27 @@ class Stage(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Learning rate of a stage: its peak, a factor of `learning_rate`, and its end."""
+    """Learning rates of a stage, as factors of `learning_rate`.
 
-    peak: float
+    Attributes
+    ----------
+    predictor, generator : float
+        At the peak, for the weights of either.
+    end : float
+        At the end of the stage, as a factor of the peak.
+    """
+
+    predictor: float
+    generator: float
     end: float
 
 
-# Stages that end with averaged weights keep stepping, so that there is something to average.
+# The predictor's stage keeps stepping to its end, so that there is something to average.
 _SCHEDULES: dict[str, Schedule] = {
-    "predictor": Schedule(peak=1.0, end=0.25),
-    "generator": Schedule(peak=1.0, end=0.01),
-    "finetune": Schedule(peak=0.7, end=0.01),
-    "joint": Schedule(peak=1.0, end=0.01),
+    "predictor": Schedule(predictor=1.0, generator=0.0, end=0.25),
+    "generator": Schedule(predictor=0.0, generator=0.7, end=0.01),
+    "finetune": Schedule(predictor=0.7, generator=0.3, end=0.01),
+    "joint": Schedule(predictor=1.0, generator=1.0, end=0.01),
 }
 
 
@@ -199,6 +208,9 @@ class RegMaskNet(NeuralNet):
             criterion=nn.MSELoss,  # never called: get_loss is overridden
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=settings.weight_decay,
+            optimizer__param_groups=[
+                (f"{part}.*", {"part": part}) for part in ("generator", "predictor")
+            ],
             lr=settings.learning_rate,
             batch_size=batch_size,
             iterator_train__shuffle=True,
@@ -355,9 +367,10 @@ class RegMaskNet(NeuralNet):
         super().on_batch_begin(net, batch=batch, training=training, **kwargs)
         if training:
             schedule = _SCHEDULES[self.stage.name]
-            factor = schedule.peak * learning_rate_factor(self._share_done(), end=schedule.end)
+            rate = self.settings.learning_rate
+            rate *= learning_rate_factor(self._share_done(), end=schedule.end)
             for group in self.optimizer_.param_groups:
-                group["lr"] = self.settings.learning_rate * factor
+                group["lr"] = rate * getattr(schedule, group["part"])
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
         """Clip the gradient's norm."""
@@ -413,7 +426,9 @@ class RegMaskNet(NeuralNet):
                     continuity_weight=settings.continuity_weight,
                 )
                 excess = float(outcome.kept.detach()) - budget
-                self.progress_.multiplier += _MULTIPLIER_RATE * excess
+                # Never below 0: a base that costs less than nothing would be kept for that.
+                multiplier = self.progress_.multiplier + _MULTIPLIER_RATE * excess
+                self.progress_.multiplier = max(multiplier, 0.0)
                 return outcome
             case "joint":
                 return _objectives.joint_outcome(
