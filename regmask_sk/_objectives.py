@@ -12,13 +12,8 @@ import torch
 from torch import Tensor
 
 from regmask_sk.losses import beta_prior, budget_penalty, continuity_penalty, kl_beta
-from regmask_sk.masking import (
-    MaskedExpressionModel,
-    MaskKind,
-    random_block_masks,
-    sample_relaxed_bernoulli,
-    straight_through,
-)
+from regmask_sk.masking import MaskedExpressionModel, MaskKind
+from regmask_sk.ops.gates import random_block_masks, sample_relaxed_bernoulli, straight_through
 
 TEMPERATURE = 0.5  # of the relaxed Bernoulli gates
 START_SHARE = 0.5  # share of bases that the generator starts from

@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from skorch import NeuralNet
@@ -38,10 +38,9 @@ from torch.utils.data import Dataset, Subset
 from regmask_sk import _objectives
 from regmask_sk._batches import Batch, WindowDataset
 from regmask_sk._objectives import Outcome
-from regmask_sk.losses import RegressionLoss, regression_loss
+from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
+from regmask_sk.losses import regression_loss
 from regmask_sk.masking import MaskedExpressionModel, MaskKind
-
-StageName = Literal["predictor", "generator", "finetune", "joint"]
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
 _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
@@ -50,59 +49,6 @@ _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
 # last bit whatever other windows are predicted with it.
 _FILL_UP_BASES = 262_144
 _MULTIPLIER_RATE = 0.1  # growth of the Lagrange multiplier for an excess of 1, a step
-
-
-class Stage(NamedTuple):
-    """One stage of training: its name and how many epochs it may take."""
-
-    name: StageName
-    n_epochs: int
-
-
-class Schedule(NamedTuple):
-    """Learning rates of a stage, as factors of `learning_rate`.
-
-    Attributes
-    ----------
-    predictor, generator : float
-        At the peak, for the weights of either.
-    end : float
-        At the end of the stage, as a factor of the peak.
-    """
-
-    predictor: float
-    generator: float
-    end: float
-
-
-# The predictor's stage keeps stepping to its end, so that there is something to average.
-_SCHEDULES: dict[str, Schedule] = {
-    "predictor": Schedule(predictor=1.0, generator=0.0, end=0.25),
-    "generator": Schedule(predictor=0.0, generator=0.7, end=0.01),
-    "finetune": Schedule(predictor=0.7, generator=0.3, end=0.01),
-    "joint": Schedule(predictor=1.0, generator=1.0, end=0.01),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the stages need to know; see the parameters of ``RegMaskRegressor``."""
-
-    stages: tuple[Stage, ...]
-    mask: MaskKind
-    sparsity: float
-    loss: RegressionLoss
-    learning_rate: float
-    weight_decay: float
-    gradient_clip: float
-    ema_decay: float
-    patience: int
-    continuity_weight: float
-    kl_weight: float
-    prior_mean: float
-    prior_concentration: float
-    constant_loss: float
-    amp: bool
 
 
 @dataclass
@@ -120,59 +66,6 @@ class _Progress:
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
-
-
-def learning_rate_factor(progress: float, *, end: float, warmup: float = 0.12) -> float:
-    """Linear warm-up, then half a cosine down to `end`.
-
-    Parameters
-    ----------
-    progress : float
-        Share of the stage that is done; beyond 1 the factor stays at its end.
-    end : float
-        Factor at the end of the stage.
-    warmup : float, default=0.12
-        Share of the stage that the warm-up takes.
-
-    Returns
-    -------
-    float
-        In (0, 1].
-
-    Examples
-    --------
-    >>> learning_rate_factor(0.12, end=0.25), learning_rate_factor(1.0, end=0.25)
-    (1.0, 0.25)
-    """
-    if progress < warmup:
-        return max(progress / warmup, 0.01)
-    remaining = min((progress - warmup) / (1.0 - warmup), 1.0)
-    return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * remaining))
-
-
-def moving_average(
-    averaged: Tensor, current: Tensor, n_averaged: Tensor, *, decay: float
-) -> Tensor:
-    """Exponential moving average whose memory is short at first.
-
-    Parameters
-    ----------
-    averaged, current : Tensor
-        Average so far, and the new value.
-    n_averaged : Tensor of shape ()
-        How many values the average holds.
-    decay : float
-        Weight of the average once it holds many.
-
-    Returns
-    -------
-    Tensor
-        The new average. Counters, which are integers, are taken as they are.
-    """
-    if not averaged.is_floating_point():
-        return current
-    n = float(n_averaged)
-    return torch.lerp(averaged, current, 1.0 - min(decay, (n + 1.0) / (n + 10.0)))
 
 
 class RegMaskNet(NeuralNet):
@@ -366,7 +259,7 @@ class RegMaskNet(NeuralNet):
         """Set the learning rate of the step."""
         super().on_batch_begin(net, batch=batch, training=training, **kwargs)
         if training:
-            schedule = _SCHEDULES[self.stage.name]
+            schedule = SCHEDULES[self.stage.name]
             rate = self.settings.learning_rate
             rate *= learning_rate_factor(self._share_done(), end=schedule.end)
             for group in self.optimizer_.param_groups:

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regmask_sk.ops.tokens import pool_to_tokens
+from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
 
@@ -42,12 +42,9 @@ MaskKind = Literal["soft", "hard", "topk"]
 #: prior is of the order of the inverse square of a parameter.
 BETA_FLOOR = 0.05
 _LOG_ODDS_LIMIT = 12.0
-_FLOOR_SHARE = 0.3  # of the random masks whose closed tokens let something through
-_HIGHEST_FLOOR = 0.25  # of what such a token lets through
 _POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
 _GATE_SCALE = 3.0  # of the log-odds: gates must open and close within a few hundred steps
 _SMOOTHED = 3  # tokens over which the log-odds of gates are averaged; odd
-_FIRST_BIN = 64.0  # bp: width of the readout's bins next to the TSS
 _HEADS = 4  # attention heads of the readout
 _SUMMED_TOKENS = 64  # number of tokens for which the readout's sum is taken as it is
 _CLOSED = 1e-4  # weight, against 1, of a closed token in the readout's attention
@@ -66,100 +63,6 @@ class MaskOutput(NamedTuple):
 
     prediction: Tensor
     mask: Tensor
-
-
-def random_block_masks(
-    n_samples: int,
-    n_tokens: int,
-    *,
-    open_share: float = 0.25,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Random masks made of smooth blocks, as the predictor sees them in training.
-
-    White noise is smoothed with a window of random width (1 to 16 tokens) and cut at a
-    quantile. The share kept is drawn from Beta(1, 2), so that sparse masks, which are
-    what the predictor will be asked about, come more often than dense ones. Under three
-    masks of ten the closed tokens are let through by some part of at most a quarter, as soft
-    masks do.
-
-    Parameters
-    ----------
-    n_samples, n_tokens : int
-        Shape of the result.
-    open_share : float, default=0.25
-        Probability that a window is left fully open.
-    generator : torch.Generator, optional
-        Source of random numbers; torch's global one by default.
-
-    Returns
-    -------
-    Tensor of shape (n_samples, n_tokens)
-        In [0, 1].
-
-    Examples
-    --------
-    >>> import torch
-    >>> random_block_masks(2, 8, generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 8])
-    """
-    noise = torch.rand(n_samples, n_tokens, generator=generator)
-    widths = 2 ** torch.randint(0, 5, (n_samples,), generator=generator)
-    for width in (2, 4, 8, 16):
-        chosen = widths == width
-        if width < n_tokens and bool(chosen.any()):
-            padded = F.pad(noise[chosen], (width // 2, width - 1 - width // 2), mode="reflect")
-            noise[chosen] = F.avg_pool1d(padded, width, stride=1)
-    rank = noise.argsort(dim=1).argsort(dim=1)
-    share = 1.0 - torch.rand(n_samples, 1, generator=generator).sqrt()
-    masks = (rank < share * n_tokens).float()
-    floor = _HIGHEST_FLOOR * torch.rand(n_samples, 1, generator=generator)
-    has_floor = torch.rand(n_samples, 1, generator=generator) < _FLOOR_SHARE
-    masks = torch.maximum(masks, floor * has_floor)
-    masks[torch.rand(n_samples, generator=generator) < open_share] = 1.0
-    return masks
-
-
-def sample_relaxed_bernoulli(openness: Tensor, temperature: float, noise: float = 1.0) -> Tensor:
-    """Reparameterised sample of relaxed Bernoulli gates (Maddison et al., 2017, eq. 4).
-
-    Parameters
-    ----------
-    openness : Tensor
-        Log-odds of the gates.
-    temperature : float
-        Above 0; the smaller, the closer to 0 and 1.
-    noise : float, default=1.0
-        Factor of the logistic noise; 1 makes it the distribution of that name.
-
-    Returns
-    -------
-    Tensor of the shape of `openness`
-        In (0, 1), with a gradient to `openness`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> sample_relaxed_bernoulli(torch.full((3,), 50.0), 0.5)
-    tensor([1., 1., 1.])
-    """
-    uniform = torch.rand_like(openness).clamp(1e-6, 1.0 - 1e-6)
-    return torch.sigmoid((openness + noise * torch.logit(uniform)) / temperature)
-
-
-def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
-    """Value of `hard` in forward, gradient of `soft` in backward.
-
-    Examples
-    --------
-    >>> import torch
-    >>> soft = torch.tensor([0.4], requires_grad=True)
-    >>> straight_through(soft, (soft > 0.3).float()).sum().backward()
-    >>> soft.grad
-    tensor([1.])
-    """
-    # The brackets matter: (1 + soft) - soft would be off by a rounding.
-    return hard.detach() + (soft - soft.detach())
 
 
 class Generator(nn.Module):
@@ -257,41 +160,6 @@ class Generator(nn.Module):
             a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
             b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
             return a, b + F.softplus(self.track_offset).sum()
-
-
-def distance_bins(n_tokens: int, resolution: int) -> Tensor:
-    """Matrix that averages tokens over bins of their distance to the TSS.
-
-    The TSS is the middle of the window. Bins double in width away from it, on either side:
-    64 bp, 64 bp, 128 bp, 256 bp and so on, and end with the window.
-
-    Parameters
-    ----------
-    n_tokens, resolution : int
-        Number of tokens, and bases a token stands for.
-
-    Returns
-    -------
-    Tensor of shape (n_tokens, n_bins)
-        Each column sums to 1.
-
-    Examples
-    --------
-    >>> distance_bins(8, 16)
-    tensor([[0.2500, 0.0000],
-            [0.2500, 0.0000],
-            [0.2500, 0.0000],
-            [0.2500, 0.0000],
-            [0.0000, 0.2500],
-            [0.0000, 0.2500],
-            [0.0000, 0.2500],
-            [0.0000, 0.2500]])
-    """
-    distance = (torch.arange(n_tokens) + 0.5 - n_tokens / 2) * resolution
-    ring = (distance.abs() / _FIRST_BIN).clamp_min(1e-6).log2().floor().add(1).clamp_min(0)
-    _, column = torch.unique(torch.where(distance < 0, -ring - 1, ring), return_inverse=True)
-    members = F.one_hot(column).float()
-    return members / members.sum(dim=0)
 
 
 class Readout(nn.Module):

@@ -19,7 +19,8 @@ from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
 from regmask_sk._model import build_model, promoter_window
 from regmask_sk._parameters import check_parameters
-from regmask_sk._training import RegMaskNet, Settings, Stage
+from regmask_sk._plan import Settings, Stage
+from regmask_sk._training import RegMaskNet
 from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows

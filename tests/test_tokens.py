@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmask_sk.ops.tokens import N_CODONS, N_PHASES, codon_counts, pool_to_tokens
+from regmask_sk.ops.tokens import N_CODONS, N_PHASES, codon_counts, distance_bins, pool_to_tokens
 
 BASES = "ACGT"
 
@@ -122,3 +122,14 @@ def test_shifting_by_three_bases_keeps_the_phase_and_by_one_turns_it() -> None:
     torch.testing.assert_close(all_counts(padded.roll(3, 2), 3).sum(dim=3), total)
     turned = all_counts(padded.roll(1, 2), 3).sum(dim=3)
     torch.testing.assert_close(turned, total.roll(1, 1))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 64))
+def test_distance_bins_average_tokens_that_lie_together(n_tokens: int, resolution: int) -> None:
+    bins = distance_bins(n_tokens, resolution)
+    assert bins.shape[0] == n_tokens
+    torch.testing.assert_close(bins.sum(dim=0), torch.ones(bins.shape[1]))
+    assert ((bins > 0).sum(dim=1) == 1).all()  # each token in one bin
+    column = bins.argmax(dim=1)
+    assert (column.diff() >= 0).all()  # from left to right

@@ -14,8 +14,6 @@ from regmask_sk._batches import WindowDataset
 from regmask_sk._training import (
     RegMaskNet,
     budget_shift,
-    learning_rate_factor,
-    moving_average,
 )
 from regmask_sk.regressor import RegMaskRegressor
 
@@ -326,16 +324,6 @@ def test_partial_fit_keeps_its_validation_rows_without_a_seed(
 # -- small parts -----------------------------------------------------------------------
 
 
-def test_the_learning_rate_warms_up_and_falls() -> None:
-    factors = [learning_rate_factor(step / 100, end=0.1) for step in range(120)]
-    peak = int(np.argmax(factors))
-    assert 0 < factors[0] < 0.2
-    assert factors[:peak] == sorted(factors[:peak])
-    assert factors[peak] == pytest.approx(1.0, abs=0.02)
-    assert factors[peak:] == sorted(factors[peak:], reverse=True)
-    assert factors[100:] == pytest.approx([0.1] * 20)
-
-
 def test_the_net_follows_the_learning_rate(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     net, rows = started(data, max_epochs=6, learning_rate=0.01)
     rates: list[float] = []
@@ -343,7 +331,9 @@ def test_the_net_follows_the_learning_rate(data: Any, monkeypatch: pytest.Monkey
 
     def note(self: RegMaskNet, *args: Any, training: bool = False, **kwargs: Any) -> None:
         if training:
-            rates.append(self.optimizer_.param_groups[0]["lr"])
+            rate = {group["part"]: group["lr"] for group in self.optimizer_.param_groups}
+            assert rate["generator"] == 0.0  # of this stage
+            rates.append(rate["predictor"])
         count(self, *args, training=training, **kwargs)
 
     monkeypatch.setattr(RegMaskNet, "on_batch_end", note)
@@ -373,26 +363,6 @@ def test_the_gradient_is_clipped(data: Any, monkeypatch: pytest.MonkeyPatch) -> 
     net.train_epoch(rows.train, rows.valid)
     assert norms
     assert max(norms) <= 1e-3 * 1.01
-
-
-def test_the_moving_average_is_short_at_first_and_takes_counters_as_they_are() -> None:
-    def after(n: int, decay: float = 0.9) -> float:
-        zero, one = torch.zeros(()), torch.ones(())
-        return float(moving_average(zero, one, torch.tensor(n), decay=decay))
-
-    assert after(1) > after(10) > after(1000)
-    assert after(1000) == pytest.approx(0.1)
-    assert after(1000, decay=0.0) == 1.0
-    counter = moving_average(torch.tensor(3), torch.tensor(8), torch.tensor(5), decay=0.9)
-    assert counter.item() == 8
-
-
-def test_the_moving_average_of_a_constant_is_the_constant() -> None:
-    value, average = torch.randn(5), torch.zeros(5)
-    average = value.clone()
-    for n in range(1, 50):
-        average = moving_average(average, value, torch.tensor(n), decay=0.99)
-    torch.testing.assert_close(average, value)
 
 
 def test_while_a_stage_averages_its_average_predicts(data: Any) -> None:

@@ -1,4 +1,4 @@
-"""From bases to tokens: means, and codon counts in each reading frame."""
+"""From bases to tokens: means, codon counts in each reading frame, bins of distance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 N_PHASES = 3
 N_CODONS = 64
+_FIRST_BIN = 64.0  # bp: width of the readout's bins next to the TSS
 
 
 def pool_to_tokens(x: Tensor, resolution: int) -> Tensor:
@@ -71,3 +72,38 @@ def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     table = table.view(batch, 2, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
     shares = table.transpose(3, 4).to(sequence.dtype) * (N_PHASES / resolution)
     return shares[:, 0], shares[:, 1]
+
+
+def distance_bins(n_tokens: int, resolution: int) -> Tensor:
+    """Matrix that averages tokens over bins of their distance to the TSS.
+
+    The TSS is the middle of the window. Bins double in width away from it, on either side:
+    64 bp, 64 bp, 128 bp, 256 bp and so on, and end with the window.
+
+    Parameters
+    ----------
+    n_tokens, resolution : int
+        Number of tokens, and bases a token stands for.
+
+    Returns
+    -------
+    Tensor of shape (n_tokens, n_bins)
+        Each column sums to 1.
+
+    Examples
+    --------
+    >>> distance_bins(8, 16)
+    tensor([[0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.2500, 0.0000],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500],
+            [0.0000, 0.2500]])
+    """
+    distance = (torch.arange(n_tokens) + 0.5 - n_tokens / 2) * resolution
+    ring = (distance.abs() / _FIRST_BIN).clamp_min(1e-6).log2().floor().add(1).clamp_min(0)
+    _, column = torch.unique(torch.where(distance < 0, -ring - 1, ring), return_inverse=True)
+    members = F.one_hot(column).float()
+    return members / members.sum(dim=0)
