@@ -75,7 +75,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         mean and concentration (sum of both parameters) of that Beta distribution.
     loss : {"squared_error", "huber"}, default="squared_error"
         Regression loss on the standardised target.
-    max_epochs : int, default=60
+    max_epochs : int, default=30
         Epochs of the predictor's stage, or of joint training.
     generator_epochs, finetune_epochs : int or None, default=None
         Epochs of the two later stages of decoupled training; ``None`` takes a third
@@ -172,7 +172,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         prior_mean: float = 0.1,
         prior_concentration: float = 10.0,
         loss: Literal["squared_error", "huber"] = "squared_error",
-        max_epochs: int = 60,
+        max_epochs: int = 30,
         generator_epochs: int | None = None,
         finetune_epochs: int | None = None,
         patience: int = 15,
