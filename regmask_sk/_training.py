@@ -48,7 +48,7 @@ _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
 # this are filled up to batch_size rows, so that a window's prediction is the same to the
 # last bit whatever other windows are predicted with it.
 _FILL_UP_BASES = 262_144
-_MULTIPLIER_RATE = 0.1  # growth of the Lagrange multiplier for an excess of 1, a step
+_MULTIPLIER_RATE = 0.2  # growth of the Lagrange multiplier for an excess of 1, a step
 
 
 @dataclass
