@@ -444,3 +444,16 @@ def test_bfloat16_training_works_on_the_cpu(data: Any, training: Any) -> None:
     assert model.transform(X).dtype == np.float32
     plain = regressor(training=training).fit(X, y)
     assert not np.array_equal(plain.predict(X), model.predict(X))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_training_on_cuda_reaches_the_predictions_of_the_same_weights_on_the_cpu(
+    data: Any, training: Any
+) -> None:
+    X, y = data
+    on_cuda = RegMaskRegressor(**{**TINY, "device": "cuda", "amp": False, "training": training})
+    on_cuda.fit(X, y)
+    on_cpu = RegMaskRegressor(**{**TINY, "device": "cpu", "training": training})
+    on_cpu._set_state(*on_cuda._get_state())
+    np.testing.assert_allclose(on_cpu.predict(X), on_cuda.predict(X), rtol=1e-3, atol=1e-4)
