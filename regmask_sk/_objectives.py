@@ -112,7 +112,7 @@ def annealed_budget(budget: float, progress: float) -> float:
     (0.5, 0.1, 0.1)
     """
     start = max(START_SHARE, budget)
-    return start + (budget - start) * min(progress / ANNEALED, 1.0)
+    return budget + (start - budget) * (1.0 - min(progress / ANNEALED, 1.0))
 
 
 def generator_outcome(
