@@ -7,8 +7,8 @@
     nothing of y. A mask therefore cannot carry a message to it (Jethani et al., 2021).
 ``generator``
     The generator learns, against that predictor held fixed, to keep the prediction of
-    the open window under a budget of bases, with relaxed gates whose share is lowered
-    from one half to the budget and held there by a Lagrange multiplier.
+    the open window under a budget of bases. The share of open gates is lowered from one
+    half to the budget and held there by a Lagrange multiplier.
 ``finetune``
     Both go on together under the generator's masks mixed with random ones, at the budget.
 
