@@ -204,8 +204,8 @@ def validation_outcome(
         gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
         gates = gates.to(x.device)
         masks = [torch.ones_like(x[:, 0]), model.expand(gates)]
-        predictions = [model.predictor(x, mask, covariates) for mask in masks]
+        predictions = [model.predict(x, mask, covariates) for mask in masks]
         return Outcome(predictions, None, zero, model.kept_share(gates).mean())
     gates = model.gates(model.openness(x), kind)
-    predicted = model.predictor(x, model.expand(gates), covariates)
+    predicted = model.predict(x, model.expand(gates), covariates)
     return Outcome([predicted], None, zero, model.kept_share(gates).mean())

@@ -12,6 +12,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mask": ("soft", "hard", "topk"),
     "training": ("decoupled", "joint"),
     "loss": ("squared_error", "huber"),
+    "reverse_complement": ("none", "augment", "ph", "ps"),
 }
 # Name, least and largest value, and which of the two are allowed.
 _REALS: tuple[tuple[str, float, float, str], ...] = (

@@ -24,6 +24,8 @@ ICLR 2025: Beta gates from sequence and signals, the information bottleneck.
 Jethani et al., "Have we learned to explain?", AISTATS 2021: why the predictor must be
 trained under masks that do not come from the generator.
 Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates.
+Schiff et al., "Caduceus: bi-directional equivariant long-range DNA sequence modeling",
+ICML 2024: reverse-complement symmetry by shared weights, or by averaging both strands.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regmask_sk.ops.strands import reverse_complement
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
@@ -80,6 +83,10 @@ class Generator(nn.Module):
         Number of gates of a window.
     distribution : {"relaxed_bernoulli", "beta"}
         Family of the gates.
+    signal_complement : tuple of int, optional
+        For each signal the one that holds it on the opposite strand. If given, the gates
+        turn with the window: position and tracks weigh the same on either strand. The body
+        must do so too; see :class:`regmask_sk.backbones.strands.SharedStrands`.
 
     Notes
     -----
@@ -105,9 +112,11 @@ class Generator(nn.Module):
         signal_channels: tuple[int, ...],
         n_tokens: int,
         distribution: Literal["relaxed_bernoulli", "beta"],
+        signal_complement: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.signal_complement = None if signal_complement is None else list(signal_complement)
         self.distribution = distribution
         self.resolution = cast(int, backbone.resolution)
         self.n_tokens = n_tokens
@@ -145,9 +154,14 @@ class Generator(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             raw = self.head(h.float())
             tracks = pool_to_tokens(x[:, self.signal_index].float(), self.resolution)
+            track_weight: Tensor = self.track_weight
+            if self.signal_complement is not None:
+                track_weight = 0.5 * (track_weight + track_weight[self.signal_complement])
             if self.distribution == "relaxed_bernoulli":
-                evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
+                evidence = torch.einsum("bct,c->bt", tracks, track_weight)
                 position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+                if self.signal_complement is not None:
+                    position = 0.5 * (position + position.flip(1))
                 openness = F.avg_pool1d(
                     _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
                     _SMOOTHED,
@@ -156,7 +170,7 @@ class Generator(nn.Module):
                     count_include_pad=False,
                 )[:, 0]
                 return openness.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT), torch.zeros_like(openness)
-            weight = F.softplus(self.track_weight)[:, None]
+            weight = F.softplus(track_weight)[:, None]
             a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
             b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
             return a, b + F.softplus(self.track_offset).sum()
@@ -179,6 +193,9 @@ class Readout(nn.Module):
         Number of tokens, and bases a token stands for.
     dropout : float
         Dropout probability of the network, on its input and on its hidden layer.
+    both_directions : bool, default=False
+        Whether tokens are read from either end and the two readings averaged, so that the
+        outputs do not change where the tokens are reversed.
     """
 
     bins: Tensor
@@ -192,8 +209,10 @@ class Readout(nn.Module):
         n_tokens: int,
         resolution: int,
         dropout: float,
+        both_directions: bool = False,
     ) -> None:
         super().__init__()
+        self.both_directions = both_directions
         bin_channels = max(in_channels // 4, 1)
         self.register_buffer("bins", distance_bins(n_tokens, resolution), persistent=False)
         n_bins = self.bins.shape[1]
@@ -231,6 +250,12 @@ class Readout(nn.Module):
         Tensor of shape (batch, n_outputs)
             In units of the standardised target.
         """
+        outputs = self._read(h, kept, covariates)
+        if self.both_directions:
+            outputs = 0.5 * (outputs + self._read(h.flip(2), kept.flip(1), covariates))
+        return outputs
+
+    def _read(self, h: Tensor, kept: Tensor, covariates: Tensor) -> Tensor:
         contributions = (torch.sigmoid(self.gate(h)) * self.value(h)).sum(dim=2) * self.sum_scale
         weight = (self.attention(h) + torch.log(kept + _CLOSED).unsqueeze(1)).softmax(dim=2)
         picked = weight @ h.transpose(1, 2)
@@ -284,6 +309,10 @@ class MaskedExpressionModel(nn.Module):
         ``(first, last + 1)`` column of the promoter window, which is always kept.
     sparsity : float
         Share of bases that ``"topk"`` keeps, promoter included.
+    conjoined : tuple of int, optional
+        For each channel of the window the channel of the opposite strand. If given, a model
+        in evaluation reads either strand and averages the two: the openness of its gates,
+        and its predictions (post-hoc conjoining, Schiff et al., 2024).
 
     Attributes
     ----------
@@ -295,6 +324,7 @@ class MaskedExpressionModel(nn.Module):
     soft_shift: Tensor
     hard_shift: Tensor
     free_bases: Tensor
+    complement: Tensor
 
     def __init__(
         self,
@@ -304,8 +334,11 @@ class MaskedExpressionModel(nn.Module):
         length: int,
         promoter: tuple[int, int],
         sparsity: float,
+        conjoined: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.conjoined = conjoined is not None
+        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
         self.generator = generator
         self.predictor = predictor
         self.length = length
@@ -334,6 +367,13 @@ class MaskedExpressionModel(nn.Module):
 
     def openness(self, x: Tensor) -> Tensor:
         """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
+        openness = self._openness(x)
+        if self.conjoined and not self.training:
+            turned = reverse_complement(x, self.complement)
+            openness = 0.5 * (openness + self._openness(turned).flip(1))
+        return openness
+
+    def _openness(self, x: Tensor) -> Tensor:
         a, b = self.generator(x)
         return a - b if self.generator.distribution == "relaxed_bernoulli" else a.log() - b.log()
 
@@ -368,6 +408,17 @@ class MaskedExpressionModel(nn.Module):
         promoter_bases = self.promoter[1] - self.promoter[0]
         return (gates @ self.free_bases + promoter_bases) / self.length
 
+    def predict(self, x: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+        """Predict ``(batch, n_outputs)`` under a mask, as a fitted model does.
+
+        In training the predictor is called by itself.
+        """
+        predicted = self.predictor(x, mask, covariates)
+        if self.conjoined and not self.training:
+            turned = reverse_complement(x, self.complement)
+            predicted = 0.5 * (predicted + self.predictor(turned, mask.flip(1), covariates))
+        return predicted
+
     def forward(
         self,
         x: Tensor,
@@ -396,4 +447,4 @@ class MaskedExpressionModel(nn.Module):
         """
         if mask is None:
             mask = self.expand(self.gates(self.openness(x), kind))
-        return MaskOutput(self.predictor(x, mask, covariates), mask)
+        return MaskOutput(self.predict(x, mask, covariates), mask)

@@ -58,9 +58,13 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Grain of the mask in base pairs; an eighth of the window where that is less.
     covariates : sequence of str, default=()
         Numeric columns of the loci table that join the predictor's head, standardised.
-    reverse_complement : bool, default=False
-        Whether training turns every other window to its opposite strand. For windows in
-        which the direction of transcription means nothing.
+    reverse_complement : {"none", "augment", "ph", "ps"}, default="none"
+        What the model makes of the opposite strand, for windows in which the direction of
+        transcription means nothing. ``"augment"`` turns every other training window to it.
+        ``"ph"`` (post-hoc conjoining) does so too, and a fitted model averages what it reads
+        on either strand. ``"ps"`` (parameter sharing) reads both strands with the same
+        weights, in training and after. With the last two the mask of a turned window is the
+        turned mask and its prediction the same, to rounding (Schiff et al., 2024).
     d_model : int, default=64
         Width of the bodies.
     n_layers : int, default=4
@@ -138,6 +142,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     prediction", ICLR 2025 (arXiv 2502.13991): the joint objective.
     Jethani, Sudarshan, Aphinyanaphongs, Ranganath. "Have we learned to explain?",
     AISTATS 2021: why masks of joint training may encode the prediction.
+    Schiff, Kao, Gokaslan, Dao, Gu, Kuleshov. "Caduceus: bi-directional equivariant
+    long-range DNA sequence modeling", ICML 2024: symmetry of the two strands.
 
     Examples
     --------
@@ -163,7 +169,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         promoter_length: int | Literal["auto"] = "auto",
         resolution: int = 16,
         covariates: Sequence[str] = (),
-        reverse_complement: bool = False,
+        reverse_complement: Literal["none", "augment", "ph", "ps"] = "none",
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
@@ -364,7 +370,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             )
         standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
         known = self._standard_covariates(covariates)
-        complement = self._complement(X) if self.reverse_complement else None
+        augmented = self.reverse_complement in ("augment", "ph")
+        complement = self._complement(X) if self.reverse_complement != "none" else None
+        self._channel_complement = complement
         parts = []
         for rows, augment in ((train, True), (valid, False)):
             parts.append(
@@ -374,7 +382,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                     standard[rows],
                     weight[rows],
                     augment=augment,
-                    complement=complement,
+                    complement=complement if augmented else None,
                 )
             )
         return _TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
@@ -465,6 +473,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,
+            reverse_complement=self.reverse_complement,
+            complement=self._channel_complement,
         )
 
     def _train_epoch(self, data: _TrainingData) -> None:
@@ -629,6 +639,7 @@ _STATE = (
     "covariate_scale_",
     "_target_ndim",
     "_seed",
+    "_channel_complement",
 )
 
 

@@ -258,7 +258,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "--scaling", "none", "--missing", "mask", "--cache", tmp_path / "cache", *TINY,
         "--jitter", 4, "--unstranded", "--mask", "hard", "--training", "joint",
         "--backbone", "conv", "--promoter-length", 16, "--dropout", 0, "--batch-size", 8,
-        "--no-reverse-complement",
+        "--reverse-complement", "none",
         "--learning-rate", 0.01, "--patience", 2, "--validation-fraction", 0.4, "--seed", 3,
         "--n-threads", 1, "--test-chroms", "chrX", "--out", tmp_path / "run",
     ]  # fmt: skip
@@ -268,7 +268,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
     for part in (
         "jitter: 4", "stranded: False", "mask: hard", "training: joint", "promoter_length: 16",
         "covariates: ('gc',)", "missing: mask", "scaling: none", "random_state: 3",
-        "learning_rate: 0.01", "reverse_complement: False", "'chrX': 'X'",
+        "learning_rate: 0.01", "reverse_complement: none", "'chrX': 'X'",
     ):  # fmt: skip
         assert part in shown
     # The columns and the base are remembered.

@@ -242,9 +242,8 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dropout", type=unit, metavar="F")
     model.add_argument(
         "--reverse-complement",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="train on reverse complements too",
+        choices=("none", "augment", "ph", "ps"),
+        help="what the model makes of the opposite strand",
     )
     model.add_argument("--max-epochs", type=count, metavar="N")
     for stage in ("generator", "finetune"):
