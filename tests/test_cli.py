@@ -468,6 +468,22 @@ def test_genes_without_a_target_can_be_left_out(
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["n_train"] == 15
 
 
+@pytest.mark.parametrize("corner", ["", '""', "id"])
+def test_values_whose_first_column_has_no_name(
+    corner: str, trained: Path, fly: Path, tmp_path: Path, run: Any
+) -> None:
+    table, values = tmp_path / "bare.tsv", tmp_path / "values.csv"
+    loci_table().drop(columns=["level", "gc"]).to_csv(table, sep="\t", index=False)
+    rows = loci_table()[["gene", "level"]].to_csv(header=False, index=False)
+    values.write_text(f"{corner},level\n{rows}")
+    result = run(
+        "predict", "--model", trained, "--loci", table, "--values", values, "--out", tmp_path / "p"
+    )
+    assert result.code == 0, result.err
+    measured = pd.read_csv(tmp_path / "p", sep="\t")["measured"]
+    np.testing.assert_allclose(measured, loci_table()["level"])
+
+
 def test_chromosomes_can_be_left_out(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
     words = ["predict", "--model", trained, "--loci", fly / "genes.tsv", "--out", tmp_path / "p"]
     result = run(*words, "--exclude-chroms", "2L,X")
