@@ -390,7 +390,8 @@ def _check_sizes(windows: Windows, chrom_sizes: Mapping[str, int] | None) -> dic
             f"chrom_sizes has no size for {missing[:5]}; known are {sorted(sizes)[:5]}. Pass "
             "chrom_sizes={name: base pairs} with every chromosome of the loci."
         )
-    off = windows.loci["tss"].to_numpy() >= windows.loci["chrom"].map(sizes).to_numpy()
+    ends = np.array([sizes[chrom] for chrom in windows.loci["chrom"]])
+    off = windows.loci["tss"].to_numpy(dtype=np.int64) >= ends
     if off.any():
         genes = list(windows.loci.index[off][:5])
         raise ValueError(

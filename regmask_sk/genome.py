@@ -485,14 +485,15 @@ def check_chromosomes(
                     f"chromosome {chrom!r} has {known} bp in {first.kind} {first.path} and {size} "
                     f"bp in {reader.kind} {reader.path}: two assemblies. Use files of one assembly."
                 )
-    ends = loci["chrom"].map({chrom: size for chrom, (size, _) in sizes.items()})
-    beyond = loci.index[(loci["tss"] >= ends).to_numpy()]
+    # Not Series.map, which makes categories of the sizes where the names are categories.
+    ends = np.array([sizes[chrom][0] if chrom in sizes else np.inf for chrom in loci["chrom"]])
+    beyond = np.flatnonzero(loci["tss"].to_numpy(dtype=np.int64) >= ends)
     if len(beyond):
-        gene = np.flatnonzero((loci["tss"] >= ends).to_numpy())[0]
+        gene = beyond[0]
         chrom = loci["chrom"].iloc[gene]
         raise ValueError(
             f"the tss of {len(beyond)} genes lies beyond the end of its chromosome: "
-            f"{shorten(beyond)}. The first is at {loci['tss'].iloc[gene]} (0-based) of {chrom!r}, "
+            f"{shorten(loci.index[beyond])}. The first is at {loci['tss'].iloc[gene]} (0-based) of {chrom!r}, "
             f"which has {sizes[chrom][0]} bp in {sizes[chrom][1].path}. Check that loci and files "
             "are of one assembly, and tss_base."
         )
