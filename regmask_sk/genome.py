@@ -493,7 +493,7 @@ def check_chromosomes(
         chrom = loci["chrom"].iloc[gene]
         raise ValueError(
             f"the tss of {len(beyond)} genes lies beyond the end of its chromosome: "
-            f"{shorten(loci.index[beyond])}. The first is at {loci['tss'].iloc[gene]} (0-based) of {chrom!r}, "
-            f"which has {sizes[chrom][0]} bp in {sizes[chrom][1].path}. Check that loci and files "
-            "are of one assembly, and tss_base."
+            f"{shorten(loci.index[beyond])}. The first is at {loci['tss'].iloc[gene]} (0-based) "
+            f"of {chrom!r}, which has {sizes[chrom][0]} bp in {sizes[chrom][1].path}. Check that "
+            "loci and files are of one assembly, and tss_base."
         )
