@@ -79,6 +79,7 @@ class Reader(ABC):
     def _reset(self) -> None:
         self._local = threading.local()
         self._located: dict[str, tuple[str, int]] | None = None
+        self._sizes: dict[str, int] | None = None
         self._signature: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +95,10 @@ class Reader(ABC):
     @property
     def chrom_sizes(self) -> dict[str, int]:
         """Size in base pairs of each chromosome, named as the loci name it."""
-        return {name: size for name, (_, size) in self._chroms().items()}
+        located = self._chroms()
+        if self._sizes is None:  # kept, for an assembly may have 100,000 scaffolds
+            self._sizes = {name: size for name, (_, size) in located.items()}
+        return self._sizes
 
     def signature(self) -> str:
         """Identify the content of the file by its path, size and time of change.
