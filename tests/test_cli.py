@@ -351,6 +351,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "track without a name": (["--track", "{fly}/h3k4.bw"], "expected NAME=VALUE"),
     "track name taken": (["--track", "A={fly}/h3k4.bw"], "'A'"),
     "alias": (["--chrom-alias", "2L"], "--chrom-alias: '2L' is neither A=B nor a file"),
+    "alias that is no text": (
+        ["--chrom-alias", "{fly}/h3k4.bw"], "h3k4.bw cannot be read as text"
+    ),
     "alias twice": (["--chrom-alias", "a=b", "a=c"], "'a' is given both 'b' and 'c'"),
     "device": (["--device", "abacus"], "abacus"),
     "no cuda": (["--device", "cuda"], "cuda"),
