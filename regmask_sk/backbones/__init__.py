@@ -16,9 +16,14 @@ from torch import nn
 
 from regmask_sk.backbones.codon import CodonBackbone
 from regmask_sk.backbones.conv import ConvBackbone
+from regmask_sk.backbones.hyena import HyenaBackbone
 
 #: Short names that ``backbone=`` of the estimators takes.
-BACKBONES: dict[str, type[nn.Module]] = {"codon": CodonBackbone, "conv": ConvBackbone}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "codon": CodonBackbone,
+    "conv": ConvBackbone,
+    "hyena": HyenaBackbone,
+}
 
 
 def make_backbone(
@@ -83,4 +88,4 @@ def make_backbone(
     return module
 
 
-__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "make_backbone"]
+__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "HyenaBackbone", "make_backbone"]
