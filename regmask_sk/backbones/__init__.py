@@ -17,12 +17,14 @@ from torch import nn
 from regmask_sk.backbones.codon import CodonBackbone
 from regmask_sk.backbones.conv import ConvBackbone
 from regmask_sk.backbones.hyena import HyenaBackbone
+from regmask_sk.backbones.transformer import TransformerBackbone
 
 #: Short names that ``backbone=`` of the estimators takes.
 BACKBONES: dict[str, type[nn.Module]] = {
     "codon": CodonBackbone,
     "conv": ConvBackbone,
     "hyena": HyenaBackbone,
+    "transformer": TransformerBackbone,
 }
 
 
@@ -88,4 +90,11 @@ def make_backbone(
     return module
 
 
-__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "HyenaBackbone", "make_backbone"]
+__all__ = [
+    "BACKBONES",
+    "CodonBackbone",
+    "ConvBackbone",
+    "HyenaBackbone",
+    "TransformerBackbone",
+    "make_backbone",
+]
