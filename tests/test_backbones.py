@@ -183,6 +183,22 @@ def test_a_class_without_the_interface_is_refused() -> None:
         make(Nameless)
 
 
+def test_only_a_class_that_asks_is_told_the_length_of_the_windows() -> None:
+    assert make("hyena", max_length=640).max_length == 640
+    assert make("hyena").max_length == 200_000
+    assert isinstance(make(Pooled, max_length=640), Pooled)
+
+
+def test_the_estimator_tells_the_body_the_length_of_its_windows() -> None:
+    X = np.random.default_rng(0).normal(size=(10, 2, 48)).astype(np.float32)
+    model = RegMaskRegressor(
+        backbone="hyena", d_model=4, n_layers=1, max_epochs=1, generator_epochs=1, finetune_epochs=0
+    )
+    model.fit(X, X[:, 0].mean(axis=1))
+    assert model.net_.module_.predictor.backbone.max_length == 48
+    assert model.net_.module_.generator.backbone.max_length == 48
+
+
 def test_a_class_is_built_with_the_settings() -> None:
     made = make(Pooled, d_model=5, resolution=7)
     assert isinstance(made, Pooled)
