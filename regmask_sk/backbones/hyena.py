@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from regmask_sk.backbones.conv import TokenNorm
 from regmask_sk.backbones.embedding import TokenEmbedding
 from regmask_sk.ops.long_conv import long_conv
 
@@ -292,7 +293,9 @@ class HyenaBackbone(nn.Module):
     -----
     The filters have a constant factor ``T_max ** -0.5``, which keeps the sums over long
     windows near the size of their terms. It is a choice of units: the published filters are
-    those of a last layer ``T_max ** 0.5`` times smaller. Time is ``O(T log T)``.
+    those of a last layer ``T_max ** 0.5`` times smaller. The last norm is a batch norm, not the
+    published layer norm, which would make all tokens equally strong: the readout adds tokens
+    up, and could not tell much from little. Time is ``O(T log T)``.
 
     References
     ----------
@@ -363,7 +366,7 @@ class HyenaBackbone(nn.Module):
             )
             for _ in range(n_layers)
         )
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = TokenNorm(d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, in_channels, length)`` to ``(batch, out_channels, T)``."""
@@ -379,4 +382,4 @@ class HyenaBackbone(nn.Module):
                 h = checkpoint(layer, h, use_reentrant=False)
             else:
                 h = layer(h)
-        return self.norm(h).transpose(1, 2)
+        return self.norm(h.transpose(1, 2))
