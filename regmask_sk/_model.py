@@ -143,6 +143,7 @@ def build_model(
             n_layers=n_layers,
             dropout=dropout,
             resolution=grain,
+            max_length=length,
         )
         if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
             raise ValueError(

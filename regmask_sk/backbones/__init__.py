@@ -7,7 +7,8 @@ with ``n_tokens = ceil(length / resolution)``: token *t* stands for the bases
 the attributes ``out_channels`` and ``resolution`` and takes the keyword arguments
 ``d_model``, ``n_layers``, ``dropout`` and ``resolution``. The estimators hand it the
 channels A, C, G and T first, where there are such, then the tracks, and the mask last; a
-class with ``needs_sequence = True`` relies on the first four.
+class with ``needs_sequence = True`` relies on the first four, and one with
+``takes_max_length = True`` is told the length of the windows.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from torch import nn
 
 from regmask_sk.backbones.codon import CodonBackbone
 from regmask_sk.backbones.conv import ConvBackbone
+from regmask_sk.backbones.hyena import HyenaBackbone
+from regmask_sk.backbones.transformer import TransformerBackbone
 
 #: Short names that ``backbone=`` of the estimators takes.
-BACKBONES: dict[str, type[nn.Module]] = {"codon": CodonBackbone, "conv": ConvBackbone}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "codon": CodonBackbone,
+    "conv": ConvBackbone,
+    "hyena": HyenaBackbone,
+    "transformer": TransformerBackbone,
+}
 
 
 def make_backbone(
@@ -29,6 +37,7 @@ def make_backbone(
     n_layers: int,
     dropout: float,
     resolution: int,
+    max_length: int | None = None,
 ) -> nn.Module:
     """Build a backbone from its short name or its class.
 
@@ -41,6 +50,9 @@ def make_backbone(
         Number of channels of the input.
     d_model, n_layers, dropout, resolution
         Passed to the class by keyword.
+    max_length : int, optional
+        Longest window in base pairs; passed by keyword to a class with
+        ``takes_max_length = True``, whose own default holds otherwise.
 
     Returns
     -------
@@ -71,8 +83,16 @@ def make_backbone(
             f"backbone must be one of {sorted(BACKBONES)} or a subclass of torch.nn.Module, "
             f"got {backbone!r}. Pass the class itself, not an instance."
         )
+    optional: dict[str, int] = {}
+    if max_length is not None and getattr(backbone, "takes_max_length", False):
+        optional["max_length"] = max_length
     module = backbone(
-        in_channels, d_model=d_model, n_layers=n_layers, dropout=dropout, resolution=resolution
+        in_channels,
+        d_model=d_model,
+        n_layers=n_layers,
+        dropout=dropout,
+        resolution=resolution,
+        **optional,
     )
     for attribute in ("out_channels", "resolution"):
         if not hasattr(module, attribute):
@@ -83,4 +103,11 @@ def make_backbone(
     return module
 
 
-__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "make_backbone"]
+__all__ = [
+    "BACKBONES",
+    "CodonBackbone",
+    "ConvBackbone",
+    "HyenaBackbone",
+    "TransformerBackbone",
+    "make_backbone",
+]
