@@ -11,6 +11,13 @@ from sklearn.utils.validation import check_scalar
 _CHOICES: dict[str, tuple[str, ...]] = {
     "mask": ("soft", "hard", "topk"),
     "training": ("decoupled", "joint"),
+    "gate_distribution": (
+        "auto",
+        "beta",
+        "kumaraswamy",
+        "hard_concrete",
+        "relaxed_bernoulli",
+    ),
     "loss": ("squared_error", "huber"),
 }
 # Name, least and largest value, and which of the two are allowed.

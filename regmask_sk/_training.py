@@ -376,7 +376,7 @@ class RegMaskNet(NeuralNet):
             Training rows; an evenly spaced sample of at most 2,048 of them is read.
         """
         module = self.ready_module.eval()
-        if module.generator.distribution == "beta":
+        if self.stage.name == "joint":
             return
         step = -(-len(train) // _CALIBRATION_WINDOWS)
         plain = WindowDataset(train.x, train.covariates)

@@ -11,6 +11,7 @@ Symbols
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -104,6 +105,39 @@ def kl_beta(a: Tensor, b: Tensor, prior_a: float, prior_b: float) -> Tensor:
         + (b - prior_b_) * torch.digamma(b)
         + (prior_a_ - a + prior_b_ - b) * torch.digamma(a + b)
     )
+
+
+def kl_bernoulli(log_odds: Tensor, prior_mean: float) -> Tensor:
+    """Kullback-Leibler divergence from Bernoulli gates to Bernoulli(prior_mean), elementwise.
+
+    Parameters
+    ----------
+    log_odds : Tensor of any shape
+        Log-odds of being open.
+    prior_mean : float
+        Probability of being open under the prior, strictly between 0 and 1.
+
+    Returns
+    -------
+    Tensor of the shape of `log_odds`
+        ``p log(p / prior_mean) + (1 - p) log((1 - p) / (1 - prior_mean))`` in nats, finite for
+        any log-odds.
+
+    References
+    ----------
+    Paranjape et al., "An information bottleneck approach for controlling conciseness in
+    rationale extraction", EMNLP 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> kl_bernoulli(torch.tensor([0.0, 100.0]), 0.5)
+    tensor([0.0000, 0.6931])
+    """
+    p = torch.sigmoid(log_odds)
+    open_ = F.logsigmoid(log_odds) - math.log(prior_mean)
+    closed = F.logsigmoid(-log_odds) - math.log1p(-prior_mean)
+    return p * open_ + torch.sigmoid(-log_odds) * closed
 
 
 def beta_prior(mean: float, concentration: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ Symbols
 ``m``
     Mask over bases, ``(batch, length)`` in [0, 1].
 ``a, b``
-    Parameters of the Beta distribution of a gate.
+    Parameters of a gate whose family has two, such as Beta.
 
 The generator reads the window and gives each gate its distribution; the predictor sees
 ``x * m`` and ``m`` itself, so that a closed base and an absent one differ. How the two
@@ -28,17 +28,18 @@ Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
 
-#: Floor under the parameters of a Beta gate: the gradient of the divergence to the
+#: Floor under the parameters of gates that have two: the gradient of the divergence to the
 #: prior is of the order of the inverse square of a parameter.
 BETA_FLOOR = 0.05
 _LOG_ODDS_LIMIT = 12.0
@@ -78,20 +79,22 @@ class Generator(nn.Module):
         Indices of the channels that add evidence of their own, track by track.
     n_tokens : int
         Number of gates of a window.
-    distribution : {"relaxed_bernoulli", "beta"}
-        Family of the gates.
+    distribution : {"beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}
+        Family of the gates, see :mod:`regmask_sk.distributions`.
 
     Notes
     -----
-    Relaxed Bernoulli gates have log-odds that add up the body's reading, the evidence of
-    each track, and a learned bias of the position in the window, averaged over each token
-    and its two neighbours: elements are longer than a token.
+    A gate of one parameter, the location of hard concrete and relaxed Bernoulli gates, has a
+    location that adds up the body's reading, the evidence of each track, and a learned bias of
+    the position in the window, averaged over each token and its two neighbours: elements are
+    longer than a token.
 
-    With ``"beta"`` the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
+    Of a gate of two parameters the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
     ``Beta(1 + w * max(s, 0), 1 + w * max(-s, 0) + v)`` with learned non-negative ``w``
     and ``v``. The normalised product of Beta densities is again a Beta density, with
     parameters ``a1 + sum(a2 - 1)`` and ``b1 + sum(b2 - 1)`` (Su et al. 2025,
-    Proposition 2); the -1 that belongs to it is kept here.
+    Proposition 2); the -1 that belongs to it is kept here. Kumaraswamy gates take the same two
+    numbers; for them the product is no longer exact.
     """
 
     body_index: Tensor
@@ -104,19 +107,20 @@ class Generator(nn.Module):
         body_channels: tuple[int, ...],
         signal_channels: tuple[int, ...],
         n_tokens: int,
-        distribution: Literal["relaxed_bernoulli", "beta"],
+        distribution: DistributionName,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.distribution = distribution
+        # Any: its parameters are given by position, one or two.
+        self.distribution: Any = DISTRIBUTIONS[distribution]
         self.resolution = cast(int, backbone.resolution)
         self.n_tokens = n_tokens
-        n_parameters = 2 if distribution == "beta" else 1
+        n_parameters = self.distribution.n_parameters
         self.head = nn.Conv1d(cast(int, backbone.out_channels), n_parameters, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
-        if distribution == "beta":
+        if n_parameters == 2:
             self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
         else:
             self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
@@ -125,8 +129,8 @@ class Generator(nn.Module):
             "signal_index", torch.tensor(signal_channels, dtype=torch.long), persistent=False
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the gates.
+    def forward(self, x: Tensor) -> GateDistribution:
+        """Distribution of the gates.
 
         Parameters
         ----------
@@ -135,9 +139,8 @@ class Generator(nn.Module):
 
         Returns
         -------
-        tuple of two Tensors of shape (batch, T), float32
-            ``(a, b)`` of Beta gates. For relaxed Bernoulli gates the log-odds of being
-            open and of being closed, the second one always 0.
+        GateDistribution of shape (batch, T), float32
+            Of the generator's family.
         """
         h = self.backbone(torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1))
         # The head and all that follows stay in float32 under autocast: Beta has no
@@ -145,21 +148,27 @@ class Generator(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             raw = self.head(h.float())
             tracks = pool_to_tokens(x[:, self.signal_index].float(), self.resolution)
-            if self.distribution == "relaxed_bernoulli":
-                evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
-                position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
-                openness = F.avg_pool1d(
-                    _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
-                    _SMOOTHED,
-                    stride=1,
-                    padding=_SMOOTHED // 2,
-                    count_include_pad=False,
-                )[:, 0]
-                return openness.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT), torch.zeros_like(openness)
-            weight = F.softplus(self.track_weight)[:, None]
-            a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
-            b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
-            return a, b + F.softplus(self.track_offset).sum()
+            if self.distribution.n_parameters == 1:
+                return cast(GateDistribution, self.distribution(self._location(raw, tracks)))
+            return cast(GateDistribution, self.distribution(*self._shapes(raw, tracks)))
+
+    def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
+        evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
+        position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+        location = F.avg_pool1d(
+            _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
+            _SMOOTHED,
+            stride=1,
+            padding=_SMOOTHED // 2,
+            count_include_pad=False,
+        )[:, 0]
+        return location.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
+
+    def _shapes(self, raw: Tensor, tracks: Tensor) -> tuple[Tensor, Tensor]:
+        weight = F.softplus(self.track_weight)[:, None]
+        a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
+        b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
+        return a, b + F.softplus(self.track_offset).sum()
 
 
 class Readout(nn.Module):
@@ -334,8 +343,8 @@ class MaskedExpressionModel(nn.Module):
 
     def openness(self, x: Tensor) -> Tensor:
         """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
-        a, b = self.generator(x)
-        return a - b if self.generator.distribution == "relaxed_bernoulli" else a.log() - b.log()
+        gates: GateDistribution = self.generator(x)
+        return gates.log_odds
 
     def gates(self, openness: Tensor, kind: MaskKind) -> Tensor:
         """Deterministic gates of a fitted model, ``(batch, T)``, of the wanted kind."""

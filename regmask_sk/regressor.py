@@ -21,6 +21,7 @@ from regmask_sk._model import build_model, promoter_window
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Settings, Stage
 from regmask_sk._training import RegMaskNet
+from regmask_sk.distributions import DistributionName
 from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
@@ -46,7 +47,11 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         ``"decoupled"`` trains the predictor under random masks, then the generator
         against it, then the predictor under the generator's masks mixed with random
         ones. ``"joint"`` is the published objective (Su et al., 2025): both together,
-        with Beta gates and their divergence from a prior.
+        with sampled gates and their divergence from a prior.
+    gate_distribution : {"auto", "beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}, \
+            default="auto"
+        Family of the gates' distribution. ``"auto"`` is ``"relaxed_bernoulli"`` for decoupled
+        and ``"beta"`` for joint training.
     sparsity : float, default=0.1
         Share of the bases to keep, promoter included; the mean over the training rows
         of a decoupled fit, the share of each window for ``mask="topk"``. Joint training
@@ -72,7 +77,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         gates, which keeps elements in one piece.
     kl_weight, prior_mean, prior_concentration : float, default=0.05, 0.1, 10.0
         Joint training only: weight of the divergence from the sparsity prior, and the
-        mean and concentration (sum of both parameters) of that Beta distribution.
+        mean and concentration (sum of both parameters) of that Beta distribution. For
+        hard concrete and relaxed Bernoulli gates the prior is Bernoulli(`prior_mean`).
     loss : {"squared_error", "huber"}, default="squared_error"
         Regression loss on the standardised target.
     max_epochs : int, default=30
@@ -159,6 +165,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         backbone: str | type[nn.Module] = "conv",
         mask: Literal["soft", "hard", "topk"] = "soft",
         training: Literal["decoupled", "joint"] = "decoupled",
+        gate_distribution: DistributionName | Literal["auto"] = "auto",
         sparsity: float = 0.1,
         promoter_length: int | Literal["auto"] = "auto",
         resolution: int = 16,
@@ -193,6 +200,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.backbone = backbone
         self.mask = mask
         self.training = training
+        self.gate_distribution = gate_distribution
         self.sparsity = sparsity
         self.promoter_length = promoter_length
         self.resolution = resolution
@@ -407,8 +415,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             self.net_ = last
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, but with the present "
-                "parameters the model has another shape. Put backbone, training, resolution, "
-                "d_model and n_layers back, or set warm_start=False."
+                "parameters the model has another shape. Put backbone, training, "
+                "gate_distribution, resolution, d_model and n_layers back, or set warm_start=False."
             ) from error
         self._epochs_done = epochs_done
 
@@ -460,12 +468,19 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             n_outputs=n_outputs,
             n_covariates=len(self.covariate_mean_),
             joint=self.training == "joint",
+            gate_distribution=self._distribution_name,
             sparsity=self.sparsity,
             resolution=self.resolution,
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,
         )
+
+    @property
+    def _distribution_name(self) -> DistributionName:
+        if self.gate_distribution != "auto":
+            return self.gate_distribution
+        return "beta" if self.training == "joint" else "relaxed_bernoulli"
 
     def _train_epoch(self, data: _TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regmask_sk import _objectives
 from regmask_sk.backbones import make_backbone
+from regmask_sk.distributions import DISTRIBUTIONS
 from regmask_sk.losses import regression_loss
 from regmask_sk.masking import (
     BETA_FLOOR,
@@ -21,7 +22,6 @@ from regmask_sk.masking import (
     Predictor,
     Readout,
 )
-from regmask_sk.ops.gates import sample_relaxed_bernoulli
 
 LENGTH, RESOLUTION, PROMOTER = 100, 8, (45, 58)  # neither edge lies on a token's
 SEQUENCE, SIGNALS = (0, 1, 2, 3), (4, 5)
@@ -87,7 +87,7 @@ def covariates(batch: int, n: int = 1) -> Tensor:
 # -- from gates to masks ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_promoter_is_open_in_masks_of_every_kind(kind: Any, distribution: Any) -> None:
     model = make_model(distribution=distribution)
@@ -321,7 +321,7 @@ def test_the_prediction_reaches_every_parameter_of_the_generator(
         )
         predicted = outcome.predictions[0]
     else:
-        gates = sample_relaxed_bernoulli(model.openness(x), 0.5)
+        gates = model.generator(x).sample()
         predicted = model.predictor(x, model.expand(gates), covariates(8))
     predicted.square().sum().backward()
     without = [
@@ -344,29 +344,28 @@ def test_beta_parameters_stay_above_the_floor() -> None:
         model.generator.head.bias.fill_(-200.0)
         model.generator.track_weight.fill_(-200.0)
         model.generator.track_offset.fill_(-200.0)
-        a, b = model.generator(window(3))
-    assert a.min() >= BETA_FLOOR * (1 - 1e-6)
-    assert b.min() >= BETA_FLOOR * (1 - 1e-6)
+        gates = model.generator(window(3))
+    assert gates.a.min() >= BETA_FLOOR * (1 - 1e-6)
+    assert gates.b.min() >= BETA_FLOOR * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_gates_are_float32_under_bfloat16_autocast(distribution: Any) -> None:
     model = make_model(distribution=distribution)
     with torch.autocast("cpu", torch.bfloat16):
-        a, b = model.generator(window(3))
+        gates = model.generator(window(3))
         output = model(window(3), covariates(3))
-        if distribution == "beta":
-            outcome = _objectives.joint_outcome(
-                model,
-                window(3),
-                covariates(3),
-                kind="hard",
-                kl_weight=1.0,
-                prior_mean=0.1,
-                prior_concentration=10.0,
-            )
-            assert torch.isfinite(outcome.penalty)
-    for tensor in (a, b, output.mask, output.prediction):
+        outcome = _objectives.joint_outcome(
+            model,
+            window(3),
+            covariates(3),
+            kind="hard",
+            kl_weight=1.0,
+            prior_mean=0.1,
+            prior_concentration=10.0,
+        )
+        parts = (gates.mean, gates.sample(), gates.std, outcome.penalty)
+    for tensor in (*parts, output.mask, output.prediction):
         assert tensor.dtype == torch.float32
         assert torch.isfinite(tensor).all()
 
@@ -383,10 +382,11 @@ def test_beta_gates_are_the_product_of_the_bodys_and_the_tracks_densities() -> N
     silent[:, 4:] = 0.0
     softplus = nn.functional.softplus
     with torch.no_grad():
-        a, b = model.generator(x)
+        gates = model.generator(x)
+        a, b = gates.a, gates.b
         offset = softplus(model.generator.track_offset).sum()
-        a1, b1 = model.generator(silent)  # what the body says, and the tracks' offset
-        body_a, body_b = a1, b1 - offset
+        alone = model.generator(silent)  # what the body says, and the tracks' offset
+        body_a, body_b = alone.a, alone.b - offset
         log_density: Tensor = torch.zeros(2, model.n_tokens, 9)
         z = torch.linspace(0.1, 0.9, 9)
         log_density += torch.distributions.Beta(body_a[..., None], body_b[..., None]).log_prob(z)
@@ -422,8 +422,9 @@ def test_a_positive_track_opens_beta_gates_and_a_negative_one_closes_them() -> N
 def test_openness_of_beta_gates_is_the_log_odds_of_their_mean() -> None:
     model = make_model(distribution="beta")
     with torch.no_grad():
-        a, b = model.generator(window(2))
-        torch.testing.assert_close(torch.sigmoid(model.openness(window(2))), a / (a + b))
+        gates = model.generator(window(2))
+        mean = gates.a / (gates.a + gates.b)
+        torch.testing.assert_close(torch.sigmoid(model.openness(window(2))), mean)
 
 
 def test_the_generator_starts_from_the_predictors_body_where_they_are_alike() -> None:

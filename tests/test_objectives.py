@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regmask_sk import _objectives
 from regmask_sk._objectives import Outcome, annealed_budget, open_share
 from regmask_sk.backbones import make_backbone
-from regmask_sk.losses import beta_prior, kl_beta
+from regmask_sk.distributions import DISTRIBUTIONS
 from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
 
 LENGTH, RESOLUTION, PROMOTER = 64, 4, (30, 36)
@@ -110,8 +110,11 @@ def generator_outcome(model: Any, *, budget: float = 0.3, multiplier: float = 0.
     return _objectives.generator_outcome(model, *batch(), budget=budget, multiplier=multiplier)
 
 
-def test_the_generators_stage_trains_the_generator_against_the_open_window() -> None:
-    model = make_model(dropout=0.5).train()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_generators_stage_trains_the_generator_against_the_open_window(
+    distribution: Any,
+) -> None:
+    model = make_model(distribution, dropout=0.5).train()
     model.predictor.requires_grad_(False)
     x, covariates = batch()
     outcome = generator_outcome(model)
@@ -153,8 +156,9 @@ def finetune_outcome(model: Any, n: int = 16, *, budget: float = 0.3) -> Outcome
     return _objectives.finetune_outcome(model, *batch(n), budget=budget, multiplier=0.0)
 
 
-def test_the_finetuning_stage_trains_both_networks() -> None:
-    model = make_model().train()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_finetuning_stage_trains_both_networks(distribution: Any) -> None:
+    model = make_model(distribution).train()
     outcome = finetune_outcome(model)
     check_shapes(outcome)
     assert outcome.target is None
@@ -203,9 +207,10 @@ def test_continuity_is_part_of_the_penalty(stage: Any) -> None:
 # -- joint training --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
-def test_joint_training_reaches_both_networks(kind: Any) -> None:
-    model = make_model("beta").train()
+def test_joint_training_reaches_both_networks(kind: Any, distribution: Any) -> None:
+    model = make_model(distribution).train()
     outcome = _objectives.joint_outcome(model, *batch(), kind=kind, kl_weight=0.0, **JOINT)
     check_shapes(outcome)
     assert outcome.target is None
@@ -244,11 +249,11 @@ def test_joint_samples_differ_from_step_to_step() -> None:
     assert not torch.equal(first.predictions[0], second.predictions[0])
 
 
-def test_the_joint_penalty_is_the_divergence_times_its_weight() -> None:
-    model = make_model("beta").eval()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_joint_penalty_is_the_divergence_times_its_weight(distribution: Any) -> None:
+    model = make_model(distribution).eval()
     x, covariates = batch()
-    a, b = model.generator(x)
-    expected = kl_beta(a, b, *beta_prior(0.1, 10.0)).mean()
+    expected = model.generator(x).kl(0.1, 10.0).mean()
     for weight in (0.5, 2.0):
         outcome = _objectives.joint_outcome(
             model, x, covariates, kind="hard", kl_weight=weight, **JOINT

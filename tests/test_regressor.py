@@ -434,6 +434,20 @@ def test_joint_training_reads_the_bases_in_the_body_and_the_tracks_beside(
     assert sorted(decoupled.body_index.tolist()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+@pytest.mark.parametrize("name", ["beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"])
+def test_gates_of_every_family_work_with_either_training(
+    data: Data, training: Any, name: Any
+) -> None:
+    X, y = data
+    model = regressor(training=training, gate_distribution=name, generator_epochs=2).fit(X, y)
+    default = "beta" if training == "joint" else "relaxed_bernoulli"
+    plain = regressor(training=training, generator_epochs=2).fit(X, y)
+    assert np.array_equal(model.predict(X), plain.predict(X)) == (name == default)
+    if training == "decoupled":  # the budget is met by every family
+        assert model.transform(X).mean() == pytest.approx(0.3, abs=0.02)
+
+
 def test_the_codon_body_works_on_windows(windows: Windows, expression: np.ndarray) -> None:
     model = regressor(backbone="codon").fit(windows, expression)
     assert model.predict(windows).shape == (40,)
@@ -454,7 +468,7 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("mask", "fuzzy"), ("training", "both"), ("loss", "mse"),
+        ("mask", "fuzzy"), ("training", "both"), ("gate_distribution", "normal"), ("loss", "mse"),
         ("sparsity", 0.0), ("sparsity", 1.0), ("dropout", 1.0), ("dropout", -0.1),
         ("prior_mean", 0.0), ("prior_mean", 1.0), ("prior_concentration", 0.0),
         ("kl_weight", -1.0), ("continuity_weight", -1.0),

@@ -24,8 +24,8 @@ from regmask_sk.cli.values import (
 # Options of `fit` that are parameters of RegMaskRegressor, under the same name but for --seed,
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
-    "backbone", "mask", "training", "sparsity", "promoter_length", "resolution", "d_model",
-    "n_layers", "dropout", "reverse_complement", "continuity_weight", "kl_weight", "prior_mean",
+    "backbone", "mask", "training", "gate_distribution", "sparsity",
+    "promoter_length", "resolution", "d_model", "n_layers", "dropout", "reverse_complement", "continuity_weight", "kl_weight", "prior_mean",
     "loss", "max_epochs",
     "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
     "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
@@ -230,6 +230,11 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--backbone", metavar="NAME", help='such as "conv"')
     model.add_argument("--mask", choices=("soft", "hard", "topk"))
     model.add_argument("--training", choices=("decoupled", "joint"))
+    model.add_argument(
+        "--gate-distribution",
+        choices=("auto", "beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"),
+        help="family of the gates",
+    )
     model.add_argument(
         "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
     )
