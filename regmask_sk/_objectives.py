@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regmask_sk.distributions import GateDistribution
-from regmask_sk.losses import budget_penalty, continuity_penalty
+from regmask_sk.losses import Continuity, budget_penalty, continuity_penalty, transition_penalty
 from regmask_sk.masking import MaskedExpressionModel, MaskKind
 from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
@@ -52,24 +52,36 @@ def _leaking(gates: Tensor) -> Tensor:
     return gates + LEAK * (1.0 - gates)
 
 
-def _sampled(gates: GateDistribution, *, noise: float = 1.0) -> Tensor:
-    """Sample gates with noise of a given size; 1 gives their distribution."""
-    if noise == 1.0:
+def _sampled(
+    model: MaskedExpressionModel,
+    gates: GateDistribution,
+    correlation: float,
+    *,
+    noise: float = 1.0,
+) -> Tensor:
+    """Sample gates, over `correlation` base pairs together; noise of 1 gives their distribution."""
+    if noise == 1.0 and correlation == 0.0:
         return gates.sample()
-    return gates.sample(noise * logistic_noise(gates.log_odds))
+    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.resolution))
 
 
-def _soft_or_hard(gates: GateDistribution, *, noise: float) -> Tensor:
+def _soft_or_hard(
+    model: MaskedExpressionModel, gates: GateDistribution, correlation: float, *, noise: float
+) -> Tensor:
     """Gates of a batch as means, for half of the windows, and as 0/1 samples for the others.
 
     The samples pass the gradient of a relaxed one. A fitted model is read in both ways; with
     relaxed samples alone, the information that their values between 0 and 1 carry would be
     missing from its hard masks.
     """
-    relaxed = _sampled(gates, noise=noise)
+    relaxed = _sampled(model, gates, correlation, noise=noise)
     hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
     is_soft = torch.rand(len(relaxed), 1, device=relaxed.device) < 0.5
     return torch.where(is_soft, gates.mean, hard)
+
+
+def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
+    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
 
 
 def _gate_penalty(
@@ -78,12 +90,13 @@ def _gate_penalty(
     budget: float,
     multiplier: float,
     continuity_weight: float,
+    continuity: Continuity,
 ) -> tuple[Tensor, Tensor]:
     """Penalty of the gates' means, and the mean share of bases that they keep."""
     means = gates.mean
     kept = model.kept_share(means)
     penalty = budget_penalty(kept, budget, multiplier)
-    return penalty + continuity_weight * continuity_penalty(means), kept.mean()
+    return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
 
 
 def open_share(progress: float) -> float:
@@ -130,6 +143,8 @@ def generator_outcome(
     budget: float,
     multiplier: float,
     continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
     """Keep the open window's prediction with a budget of bases; the predictor is fixed.
 
@@ -140,9 +155,9 @@ def generator_outcome(
     with torch.no_grad():
         target = model.predictor(x, torch.ones_like(x[:, 0]), covariates)
     gates = model.generator(x)
-    drawn = _soft_or_hard(gates, noise=1.0)
+    drawn = _soft_or_hard(model, gates, gate_correlation, noise=1.0)
     predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
-    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight)
+    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight, continuity)
     return Outcome([predicted], target, penalty, kept)
 
 
@@ -154,6 +169,8 @@ def finetune_outcome(
     budget: float,
     multiplier: float,
     continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
     """Train both under the generator's masks mixed with random ones.
 
@@ -163,9 +180,10 @@ def finetune_outcome(
     gates = model.generator(x)
     random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
     draw = torch.rand(len(x), 1, device=x.device)
-    drawn = torch.where(draw < RANDOM_SHARE, random, _soft_or_hard(gates, noise=FINETUNE_NOISE))
+    own = _soft_or_hard(model, gates, gate_correlation, noise=FINETUNE_NOISE)
+    drawn = torch.where(draw < RANDOM_SHARE, random, own)
     predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
-    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight)
+    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight, continuity)
     return Outcome([predicted], None, penalty, kept)
 
 
@@ -178,6 +196,9 @@ def joint_outcome(
     kl_weight: float,
     prior_mean: float,
     prior_concentration: float,
+    continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
     """Predict under sampled gates; penalise their divergence from the prior.
 
@@ -185,13 +206,15 @@ def joint_outcome(
     gradient of the sample, so that the prediction loss reaches the generator.
     """
     gates: GateDistribution = model.generator(x)
-    drawn = _sampled(gates)
+    drawn = _sampled(model, gates, gate_correlation)
     if kind == "hard":
         drawn = straight_through(drawn, (drawn >= 0.5).to(drawn.dtype))
     elif kind == "topk":
         drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6)))
     predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
+    if continuity_weight > 0.0:
+        penalty = penalty + continuity_weight * _continuity(gates.mean, continuity)
     return Outcome([predicted], None, penalty, model.kept_share(drawn).mean())
 
 

@@ -18,6 +18,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "hard_concrete",
         "relaxed_bernoulli",
     ),
+    "continuity": ("difference", "transitions"),
     "loss": ("squared_error", "huber"),
 }
 # Name, least and largest value, and which of the two are allowed.
@@ -27,6 +28,7 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("prior_mean", 0.0, 1.0, "neither"),
     ("prior_concentration", 0.0, math.inf, "neither"),
     ("continuity_weight", 0.0, math.inf, "left"),
+    ("gate_correlation", 0.0, math.inf, "left"),
     ("kl_weight", 0.0, math.inf, "left"),
     ("learning_rate", 0.0, math.inf, "neither"),
     ("weight_decay", 0.0, math.inf, "left"),
@@ -34,6 +36,7 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("ema_decay", 0.0, 1.0, "left"),
     ("validation_fraction", 0.0, 1.0, "left"),
 )
+_OR_NONE = ("continuity_weight",)
 _INTEGERS: tuple[tuple[str, int], ...] = (
     ("resolution", 1),
     ("d_model", 1),
@@ -73,6 +76,8 @@ def check_parameters(estimator: Any) -> None:
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not known; expected one of {allowed}.")
     for name, low, high, bounds in _REALS:
+        if name in _OR_NONE and getattr(estimator, name) is None:
+            continue
         check_scalar(
             getattr(estimator, name),
             name,

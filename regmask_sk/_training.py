@@ -300,8 +300,13 @@ class RegMaskNet(NeuralNet):
                 module, **inputs, stage=self.stage.name, kind=kind
             )
 
-    def _training_outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+    def _training_outcome(self, inputs: dict[str, Any]) -> Outcome:
         model, settings = self.module_, self.settings
+        sampled: dict[str, Any] = {
+            "continuity_weight": settings.continuity_weight,
+            "continuity": settings.continuity,
+            "gate_correlation": settings.gate_correlation,
+        }
         match self.stage.name:
             case "predictor":
                 return _objectives.predictor_outcome(model, **inputs, progress=self._share_done())
@@ -316,7 +321,7 @@ class RegMaskNet(NeuralNet):
                     **inputs,
                     budget=budget,
                     multiplier=self.progress_.multiplier,
-                    continuity_weight=settings.continuity_weight,
+                    **sampled,
                 )
                 excess = float(outcome.kept.detach()) - budget
                 # Never below 0: a base that costs less than nothing would be kept for that.
@@ -331,6 +336,7 @@ class RegMaskNet(NeuralNet):
                     kl_weight=settings.kl_weight,
                     prior_mean=settings.prior_mean,
                     prior_concentration=settings.prior_concentration,
+                    **sampled,
                 )
 
     def get_loss(

@@ -22,7 +22,7 @@ from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Settings, Stage
 from regmask_sk._training import RegMaskNet
 from regmask_sk.distributions import DistributionName
-from regmask_sk.losses import RegressionLoss, regression_loss
+from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
 
@@ -72,9 +72,17 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Number of layers of each body.
     dropout : float, default=0.1
         Dropout probability.
-    continuity_weight : float, default=0.1
-        Decoupled training only: weight of the mean absolute difference of neighbouring
-        gates, which keeps elements in one piece.
+    continuity_weight : float or None, default=None
+        Weight of the penalty that keeps elements in one piece; ``None`` takes 0.1 in
+        decoupled training, and 0 in joint training, whose published objective has none.
+    continuity : {"difference", "transitions"}, default="difference"
+        What it weighs: the mean absolute difference of neighbouring gates' means, or the
+        expected share of neighbours that differ when each is sampled by itself. The latter
+        also makes undecided gates pay.
+    gate_correlation : float, default=0.0
+        Length scale in base pairs over which gates are sampled together in training: gates
+        ``d`` apart have normal scores with the correlation ``exp(-d**2 / (2 * scale**2))``,
+        each with the distribution that it has by itself. 0 samples them independently.
     kl_weight, prior_mean, prior_concentration : float, default=0.05, 0.1, 10.0
         Joint training only: weight of the divergence from the sparsity prior, and the
         mean and concentration (sum of both parameters) of that Beta distribution. For
@@ -174,7 +182,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
-        continuity_weight: float = 0.1,
+        continuity_weight: float | None = None,
+        continuity: Continuity = "difference",
+        gate_correlation: float = 0.0,
         kl_weight: float = 0.05,
         prior_mean: float = 0.1,
         prior_concentration: float = 10.0,
@@ -210,6 +220,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.n_layers = n_layers
         self.dropout = dropout
         self.continuity_weight = continuity_weight
+        self.continuity = continuity
+        self.gate_correlation = gate_correlation
         self.kl_weight = kl_weight
         self.prior_mean = prior_mean
         self.prior_concentration = prior_concentration
@@ -431,7 +443,13 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             gradient_clip=self.gradient_clip,
             ema_decay=self.ema_decay,
             patience=self.patience,
-            continuity_weight=self.continuity_weight,
+            continuity_weight=(
+                (0.0 if self.training == "joint" else 0.1)
+                if self.continuity_weight is None
+                else self.continuity_weight
+            ),
+            continuity=self.continuity,
+            gate_correlation=self.gate_correlation,
             kl_weight=self.kl_weight,
             prior_mean=self.prior_mean,
             prior_concentration=self.prior_concentration,
@@ -459,6 +477,11 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             length, self.promoter_length, self.sparsity if self.training == "decoupled" else 1.0
         )
         self.promoter_columns_ = slice(*promoter)
+        if self.gate_correlation > length:
+            raise ValueError(
+                f"gate_correlation={self.gate_correlation} is longer than the window of {length} "
+                "bp. Give a length in base pairs within it, such as that of an element."
+            )
         return build_model(
             backbone=self.backbone,
             channel_names=self.channel_names_in_,

@@ -275,3 +275,20 @@ def test_samples_repeat_with_the_global_seed(name: str) -> None:
     gates = make(family, (0.5,) * family.n_parameters, 20, torch.float32)
     np.testing.assert_array_equal(drawn(gates, 3), drawn(gates, 3))
     assert not np.array_equal(drawn(gates, 3), drawn(gates, 4))
+
+
+@pytest.mark.parametrize(
+    ("family", "values"), [(Beta, (0.8, 5.0)), (Kumaraswamy, (2.5, 1.5)), (HardConcrete, (0.7,))]
+)
+def test_correlated_gates_keep_their_distribution(family: Any, values: Any) -> None:
+    torch.manual_seed(0)
+    noise = logistic_noise(torch.zeros(3_000, 12), 3.0)
+    wide = family(*(torch.full((3_000, 12), value) for value in values))
+    together = wide.sample(noise).numpy()
+    alone = drawn(make(family, values, 3_000, torch.float32), seed=5)
+    for column in (0, 5, 11):
+        assert stats.ks_2samp(together[:, column], alone).pvalue > 1e-3
+    near, far = (stats.spearmanr(together[:, 0], together[:, k]).statistic for k in (1, 11))
+    expected = 6 / np.pi * np.arcsin(np.exp(-1 / 18) / 2)  # of normal scores so correlated
+    assert near == pytest.approx(expected, abs=0.08)
+    assert abs(far) < 0.08

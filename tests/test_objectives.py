@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from regmask_sk import _objectives
 from regmask_sk._objectives import Outcome, annealed_budget, open_share
 from regmask_sk.backbones import make_backbone
 from regmask_sk.distributions import DISTRIBUTIONS
+from regmask_sk.losses import continuity_penalty, transition_penalty
 from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
 
 LENGTH, RESOLUTION, PROMOTER = 64, 4, (30, 36)
@@ -202,6 +204,54 @@ def test_continuity_is_part_of_the_penalty(stage: Any) -> None:
         penalties.append(outcome.penalty.item())
     assert penalties[1] > penalties[0]
     assert penalties[2] - penalties[1] == pytest.approx(penalties[1] - penalties[0], rel=1e-3)
+
+
+STAGES: tuple[Any, ...] = (
+    partial(_objectives.generator_outcome, budget=0.3, multiplier=0.0),
+    partial(_objectives.finetune_outcome, budget=0.3, multiplier=0.0),
+    partial(_objectives.joint_outcome, kind="soft", kl_weight=0.1, **JOINT),
+)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=["generator", "finetune", "joint"])
+@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+def test_every_stage_with_gates_knows_both_continuities(stage: Any, distribution: Any) -> None:
+    model = make_model(distribution).eval()
+    means = model.generator(batch()[0]).mean
+    for continuity, expected in (
+        ("difference", continuity_penalty(means)),
+        ("transitions", transition_penalty(means)),
+    ):
+        penalties = []
+        for weight in (0.0, 1.0):
+            torch.manual_seed(0)
+            outcome = stage(model, *batch(), continuity_weight=weight, continuity=continuity)
+            penalties.append(outcome.penalty)
+        torch.testing.assert_close(penalties[1] - penalties[0], expected)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=["generator", "finetune", "joint"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_every_stage_with_gates_can_sample_them_together(
+    stage: Any, distribution: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(distribution)
+    nn.init.zeros_(model.generator.head.weight)  # gates much alike
+    reading = model.predictor.forward
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or reading(x, m, c)
+    )
+    edges = []
+    for correlation in (0.0, 6.0 * RESOLUTION):
+        seen.clear()
+        torch.manual_seed(0)
+        outcome = stage(model, *batch(256), gate_correlation=correlation)
+        mask = seen[-1][:, ::RESOLUTION]
+        edges.append(mask.diff(dim=1).abs().mean().item())
+    assert edges[1] < 0.95 * edges[0]  # fine-tuning mixes in masks that are not sampled
+    backward(outcome)
+    assert reached(model.generator)
 
 
 # -- joint training --------------------------------------------------------------------

@@ -448,6 +448,22 @@ def test_gates_of_every_family_work_with_either_training(
         assert model.transform(X).mean() == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_continuity_and_correlation_change_what_is_learned(data: Data, training: Any) -> None:
+    X, y = data
+    predicted = [
+        regressor(training=training, **changed).fit(X, y).predict(X)
+        for changed in (
+            {}, {"continuity_weight": 2.0}, {"continuity_weight": 2.0, "continuity": "transitions"},
+            {"gate_correlation": 16.0},
+        )
+    ]  # fmt: skip
+    assert len(np.unique(np.round(predicted, 6), axis=0)) == 4
+    stated = 0.0 if training == "joint" else 0.1
+    same = regressor(training=training, continuity_weight=stated).fit(X, y)
+    np.testing.assert_array_equal(same.predict(X), predicted[0])
+
+
 def test_the_codon_body_works_on_windows(windows: Windows, expression: np.ndarray) -> None:
     model = regressor(backbone="codon").fit(windows, expression)
     assert model.predict(windows).shape == (40,)
@@ -471,7 +487,8 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
         ("mask", "fuzzy"), ("training", "both"), ("gate_distribution", "normal"), ("loss", "mse"),
         ("sparsity", 0.0), ("sparsity", 1.0), ("dropout", 1.0), ("dropout", -0.1),
         ("prior_mean", 0.0), ("prior_mean", 1.0), ("prior_concentration", 0.0),
-        ("kl_weight", -1.0), ("continuity_weight", -1.0),
+        ("kl_weight", -1.0), ("continuity_weight", -1.0), ("continuity", "smooth"),
+        ("gate_correlation", -1.0), ("gate_correlation", 49.0),
         ("learning_rate", 0.0), ("weight_decay", -1.0),
         ("gradient_clip", 0.0), ("ema_decay", 1.0), ("validation_fraction", 1.0),
         ("resolution", 0), ("d_model", 0), ("n_layers", -1), ("max_epochs", 0),

@@ -24,9 +24,9 @@ from regmask_sk.cli.values import (
 # Options of `fit` that are parameters of RegMaskRegressor, under the same name but for --seed,
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
-    "backbone", "mask", "training", "gate_distribution", "sparsity",
-    "promoter_length", "resolution", "d_model", "n_layers", "dropout", "reverse_complement", "continuity_weight", "kl_weight", "prior_mean",
-    "loss", "max_epochs",
+    "backbone", "mask", "training", "gate_distribution", "gate_correlation", "sparsity",
+    "promoter_length", "resolution", "d_model", "n_layers", "dropout", "reverse_complement",
+    "continuity", "continuity_weight", "kl_weight", "prior_mean", "loss", "max_epochs",
     "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
     "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
@@ -236,6 +236,12 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         help="family of the gates",
     )
     model.add_argument(
+        "--gate-correlation",
+        type=non_negative,
+        metavar="F",
+        help="bp over which gates are sampled together in training",
+    )
+    model.add_argument(
         "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
     )
     model.add_argument(
@@ -262,7 +268,15 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weight-decay", type=non_negative, metavar="F")
     model.add_argument("--loss", choices=("squared_error", "huber"))
     model.add_argument(
-        "--continuity-weight", type=non_negative, metavar="F", help="keeps elements in one piece"
+        "--continuity-weight",
+        type=non_negative,
+        metavar="F",
+        help="keeps elements in one piece (default 0.1 in decoupled training, 0 in joint)",
+    )
+    model.add_argument(
+        "--continuity",
+        choices=("difference", "transitions"),
+        help="what that weighs: differences of neighbouring gates, or how often they differ",
     )
     model.add_argument("--kl-weight", type=non_negative, metavar="F", help="of joint training")
     model.add_argument("--prior-mean", type=share, metavar="F", help="of joint training")
