@@ -41,6 +41,7 @@ from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk.losses import regression_loss
 from regmask_sk.masking import MaskedExpressionModel, MaskKind
+from regmask_sk.ops.gates import logistic_noise
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
 _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
@@ -414,15 +415,76 @@ class RegMaskNet(NeuralNet):
             ``(batch, n_outputs)`` predictions and ``(batch, length)`` masks, float32.
         """
         module = self.ready_module.eval()
+        for inputs, n_rows in self._filled_batches(dataset):
+            with self._autocast():
+                output = module(**inputs, kind=kind)
+            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+
+    @torch.no_grad()
+    def mask_batches(
+        self, dataset: WindowDataset, kind: MaskKind
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Masks of the rows of a dataset, and the standard deviations of their gates.
+
+        Parameters
+        ----------
+        dataset, kind
+            As in :meth:`predict_batches`.
+
+        Yields
+        ------
+        tuple of Tensor
+            ``(batch, length)`` masks, as :meth:`predict_batches` gives them, and standard
+            deviations, float32.
+        """
+        module = self.ready_module.eval()
+        for inputs, n_rows in self._filled_batches(dataset):
+            with self._autocast():
+                gates = module.generator(inputs["x"])
+            mask = module.expand(module.gates(gates.log_odds, kind))
+            std = module.mask_std(gates, kind)
+            yield mask[:n_rows].float().cpu(), std[:n_rows].float().cpu()
+
+    @torch.no_grad()
+    def sample_batches(
+        self, dataset: WindowDataset, kind: MaskKind, n_samples: int
+    ) -> Iterator[Tensor]:
+        """Predictions of the rows of a dataset under masks that are sampled.
+
+        Parameters
+        ----------
+        dataset, kind
+            As in :meth:`predict_batches`.
+        n_samples : int
+            Masks a row.
+
+        Yields
+        ------
+        Tensor of shape (batch, n_samples, n_outputs), float32
+            Predictions.
+        """
+        module = self.ready_module.eval()
+        correlation = self.settings.gate_correlation / module.resolution
+        for inputs in self.batches(dataset):
+            x, covariates = inputs["x"], inputs["covariates"]
+            predictions = []
+            with self._autocast():
+                gates = module.generator(x)
+                for _ in range(n_samples):
+                    noise = logistic_noise(gates.log_odds, correlation)
+                    mask = module.expand(module.drawn_gates(gates, kind, noise))
+                    predictions.append(module.predictor(x, mask, covariates).float().cpu())
+            yield torch.stack(predictions, dim=1)
+
+    def _filled_batches(self, dataset: WindowDataset) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Batches, and how many of their rows count."""
         for inputs in self.batches(dataset):
             n_rows = len(inputs["x"])
             if inputs["x"][0, 0].numel() * self.batch_size <= _FILL_UP_BASES:
                 inputs = {
                     name: _filled_up(value, self.batch_size) for name, value in inputs.items()
                 }
-            with self._autocast():
-                output = module(**inputs, kind=kind)
-            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+            yield inputs, n_rows
 
 
 def _filled_up(rows: Tensor, n_rows: int) -> Tensor:

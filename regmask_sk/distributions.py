@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -61,6 +61,7 @@ DistributionName = Literal["beta", "kumaraswamy", "hard_concrete", "relaxed_bern
 
 _N_NODES = 12  # of the Gauss-Legendre rule for the moments of hard concrete gates
 _STEP, _RANGE = 0.5, 14.0  # of the trapezoidal rule for the divergence of Kumaraswamy gates
+_LARGEST_STEP = 64.0  # within which `shifted` looks
 _NEAR_ONE = -15.0  # log(1 - z ** a) below which a gate counts as 1 there
 _RELATIVE_STEP = 1e-4  # of the central difference in the gradient of Beta quantiles
 
@@ -113,6 +114,48 @@ class GateDistribution(ABC):
         Tensor of the gates' shape
             In [0, 1], with a gradient to the parameters.
         """
+
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        """Sample what `mean` and `std` describe, without a promise of a gradient.
+
+        Parameters
+        ----------
+        noise : Tensor of the gates' shape, optional
+            As in `sample`.
+
+        Returns
+        -------
+        Tensor of the gates' shape
+            As `sample` gives it; relaxed Bernoulli gates are cut at 1/2.
+        """
+        return self.sample(noise)
+
+    @abstractmethod
+    def _moved(self, step: Tensor) -> GateDistribution:
+        """Give gates of the same family that are more open by some measure, for a step above 0."""
+
+    def shifted(self, shift: float) -> GateDistribution:
+        """Give gates of the same family whose means have other log-odds.
+
+        Parameters
+        ----------
+        shift : float
+            What is added to `log_odds`, from -40 to 40.
+
+        Returns
+        -------
+        GateDistribution
+            Without a gradient. Beta gates keep ``a + b``; Kumaraswamy gates keep ``a * b``, and
+            their step is found by bisection to 1e-4, as is that of hard concrete gates.
+        """
+        wanted = self.log_odds.detach() + shift
+        low = torch.full_like(wanted, -_LARGEST_STEP)
+        high = -low
+        while float((high - low).max()) > 1e-4:
+            middle = 0.5 * (low + high)
+            reached = self._moved(middle).log_odds >= wanted
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        return self._moved(0.5 * (low + high))
 
     @abstractmethod
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
@@ -187,6 +230,14 @@ class Beta(GateDistribution):
             # What is no number is left to the loss, which says what to do about it.
             return torch.full_like(self.a, torch.nan)
         return torch.distributions.Beta(self.a, self.b).rsample()
+
+    def shifted(self, shift: float) -> GateDistribution:
+        """Give Beta gates of the same ``a + b`` whose means have other log-odds."""
+        return self._moved(self.a.new_tensor(shift))
+
+    def _moved(self, step: Tensor) -> GateDistribution:
+        total, log_odds = (self.a + self.b).detach(), self.log_odds.detach() + step
+        return Beta(total * torch.sigmoid(log_odds), total * torch.sigmoid(-log_odds))
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence from the Beta prior, in closed form."""
@@ -274,6 +325,10 @@ class Kumaraswamy(GateDistribution):
         if noise is None:
             noise = logistic_noise(self.a)
         return (_log1mexp(F.logsigmoid(-noise) / self.b) / self.a).exp()
+
+    def _moved(self, step: Tensor) -> GateDistribution:
+        factor = (0.5 * step).exp()
+        return Kumaraswamy(self.a.detach() * factor, self.b.detach() / factor)
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence from the Beta prior, by quadrature to about 1e-5.
@@ -380,6 +435,9 @@ class HardConcrete(GateDistribution):
         concrete = torch.sigmoid((self.log_alpha + noise) / self.temperature)
         return (concrete * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
 
+    def _moved(self, step: Tensor) -> GateDistribution:
+        return replace(self, log_alpha=self.log_alpha.detach() + step)
+
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence of Bernoulli(open_probability) from Bernoulli(prior_mean)."""
         shift = self.temperature * math.log(-self.gamma / self.zeta)
@@ -431,6 +489,17 @@ class RelaxedBernoulli(GateDistribution):
         if noise is None:
             noise = logistic_noise(self.log_alpha)
         return torch.sigmoid((self.log_alpha + noise) / self.temperature)
+
+    def draw(self, noise: Tensor | None = None) -> Tensor:
+        """Sample the Bernoulli gate: a relaxed sample, cut at 1/2."""
+        return (self.sample(noise) > 0.5).to(self.log_alpha.dtype)
+
+    def shifted(self, shift: float) -> GateDistribution:
+        """Give relaxed Bernoulli gates with other log-odds."""
+        return self._moved(self.log_alpha.new_tensor(shift))
+
+    def _moved(self, step: Tensor) -> GateDistribution:
+        return replace(self, log_alpha=self.log_alpha.detach() + step)
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence of Bernoulli(open_probability) from Bernoulli(prior_mean)."""

@@ -354,6 +354,28 @@ class MaskedExpressionModel(nn.Module):
             return (openness + self.hard_shift > 0).to(openness.dtype)
         return self.topk_gates(openness)
 
+    def shifted(self, gates: GateDistribution, kind: MaskKind) -> GateDistribution:
+        """Distribution of the gates of a fitted model, as a kind of mask reads them."""
+        shift = {"soft": float(self.soft_shift), "hard": float(self.hard_shift)}.get(kind, 0.0)
+        return gates if shift == 0.0 else gates.shifted(shift)
+
+    def drawn_gates(
+        self, gates: GateDistribution, kind: MaskKind, noise: Tensor | None = None
+    ) -> Tensor:
+        """Sample the gates of a fitted model, ``(batch, T)``, of the wanted kind."""
+        gates = self.shifted(gates, kind)
+        if kind == "soft":
+            return gates.draw(noise)
+        drawn = gates.sample(noise)
+        if kind == "hard":
+            return (drawn > 0.5).to(drawn.dtype)
+        return self.topk_gates(torch.logit(drawn, 1e-6))
+
+    def mask_std(self, gates: GateDistribution, kind: MaskKind) -> Tensor:
+        """Give the standard deviation of each base's gate; 0 where a base is forced."""
+        std = self.shifted(gates, kind).std
+        return self.expand(std) * (1.0 - self.expand(torch.zeros_like(std)))
+
     def topk_gates(self, openness: Tensor) -> Tensor:
         """Open as many of the most open gates of each window as the budget allows."""
         promoter_bases = self.promoter[1] - self.promoter[0]

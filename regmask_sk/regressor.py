@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -25,6 +26,19 @@ from regmask_sk.distributions import DistributionName
 from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
+
+
+class MaskMoments(NamedTuple):
+    """Masks, and the standard deviations of their gates.
+
+    Attributes
+    ----------
+    mask, std : ndarray of shape (n, length), float32
+        Column by column as ``RegMaskRegressor.transform`` gives them.
+    """
+
+    mask: NDArray[np.float32]
+    std: NDArray[np.float32]
 
 
 class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
@@ -541,19 +555,33 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         windows = self._check_windows(X, reset=False)
         return self._to_target_unit([p for p, _ in self._read(windows)])
 
-    def transform(self, X: Windows | ArrayLike) -> NDArray[np.float32]:
+    @overload
+    def transform(
+        self, X: Windows | ArrayLike, return_std: Literal[False] = ...
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def transform(self, X: Windows | ArrayLike, return_std: Literal[True]) -> MaskMoments: ...
+    def transform(
+        self, X: Windows | ArrayLike, return_std: bool = False
+    ) -> NDArray[np.float32] | MaskMoments:
         """Masks of the windows.
 
         Parameters
         ----------
         X : Windows, array of shape (n, channels, length) or of shape (n, length)
             Windows with the channels and the length of fit.
+        return_std : bool, default=False
+            Whether to give the gates' standard deviations as well.
 
         Returns
         -------
         ndarray of shape (n, length), float32
             In [0, 1]. Column ``length // 2`` is the TSS; for a plus-strand gene, and for
             windows that are not stranded, column *j* is the base ``start + j``.
+        MaskMoments
+            Only if `return_std` is True: ``(mask, std)``, both of shape (n, length). ``std`` is
+            the standard deviation of each base's gate (for relaxed Bernoulli gates that of the
+            0/1 gate which they relax), whatever the kind of mask; 0 where a mask is fixed.
 
         Notes
         -----
@@ -563,11 +591,64 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         check_is_fitted(self, "net_")
         windows = self._check_windows(X, reset=False)
         masks = np.empty((int(windows.shape[0]), self.n_features_in_), np.float32)
+        if return_std:
+            stds = np.empty_like(masks)
+            dataset, start = self._dataset(windows), 0
+            for mask, std in self.net_.mask_batches(dataset, self.mask):
+                rows = slice(start, start + len(mask))
+                masks[rows], stds[rows] = mask.numpy(), std.numpy()
+                start = rows.stop
+            return MaskMoments(masks, stds)
         start = 0
         for _, mask in self._read(windows):
             masks[start : start + len(mask)] = mask.numpy()
             start += len(mask)
         return masks
+
+    def predict_samples(
+        self,
+        X: Windows | ArrayLike,
+        n_samples: int = 20,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> NDArray[np.float64]:
+        """Predict under masks whose gates are sampled from their distributions.
+
+        The spread over the samples tells how far a prediction hangs on gates that are not
+        decided. It is no confidence interval of the expression: what the networks do not know
+        is not in it.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+        n_samples : int, default=20
+            Masks a window.
+        random_state : int, RandomState or None, default=None
+            Seed of the samples; the same integer gives the same samples on the same device.
+
+        Returns
+        -------
+        ndarray of shape (n, n_samples) or (n, n_samples, n_outputs)
+            In the unit of y. Sampled gates become masks as `mask` says: as they are (relaxed
+            Bernoulli gates are 0 or 1), cut at 1/2, or the largest of them. `gate_correlation`
+            holds as it does in training.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from regmask_sk import RegMaskRegressor
+        >>> X = np.random.default_rng(0).normal(size=(20, 2, 32)).astype("float32")
+        >>> model = RegMaskRegressor(resolution=4, sparsity=0.3, max_epochs=1, random_state=0)
+        >>> model.fit(X, X[:, 0, :8].sum(axis=1)).predict_samples(X, 5, random_state=0).shape
+        (20, 5)
+        """
+        check_is_fitted(self, "net_")
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        windows = self._check_windows(X, reset=False)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            torch.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+            drawn = self.net_.sample_batches(self._dataset(windows), self.mask, n_samples)
+            return self._to_target_unit(list(drawn))
 
     def predict_masked(self, X: Windows | ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
         """Predict with the same predictor under masks that are given.
@@ -646,13 +727,16 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     def _read(
         self, X: WindowArray, masks: NDArray[Any] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.net_.predict_batches(self._dataset(X, masks), self.mask)
+
+    def _dataset(self, X: WindowArray, masks: NDArray[Any] | None = None) -> WindowDataset:
         covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
-        return self.net_.predict_batches(WindowDataset(X, covariates, masks=masks), self.mask)
+        return WindowDataset(X, covariates, masks=masks)
 
     def _to_target_unit(self, predictions: list[torch.Tensor]) -> NDArray[np.float64]:
         standard = torch.cat(predictions).numpy().astype(np.float64)
         values = standard * self.target_scale_ + self.target_mean_
-        return values[:, 0] if self._target_ndim == 1 else values
+        return values[..., 0] if self._target_ndim == 1 else values
 
 
 # Fitted attributes that a saved model holds beside the tensors.

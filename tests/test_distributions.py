@@ -292,3 +292,27 @@ def test_correlated_gates_keep_their_distribution(family: Any, values: Any) -> N
     expected = 6 / np.pi * np.arcsin(np.exp(-1 / 18) / 2)  # of normal scores so correlated
     assert near == pytest.approx(expected, abs=0.08)
     assert abs(far) < 0.08
+
+
+# -- gates of a fitted model -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "values"), ALL)
+@pytest.mark.parametrize("shift", [-6.0, -0.5, 2.0])
+def test_shifted_gates_have_the_log_odds_asked_for(family: Any, values: Any, shift: float) -> None:
+    gates = make(family, values, 3)
+    moved = gates.shifted(shift)
+    assert type(moved) is family
+    torch.testing.assert_close(moved.log_odds, gates.log_odds + shift, atol=1e-3, rtol=0)
+    if family is Beta:
+        torch.testing.assert_close(moved.a + moved.b, gates.a + gates.b)
+
+
+@pytest.mark.parametrize(("family", "values"), ALL)
+def test_what_is_drawn_has_the_mean_and_std(family: Any, values: Any) -> None:
+    n = 40_000
+    gates = make(family, values, n, torch.float32)
+    torch.manual_seed(1)
+    for z in (gates.draw(), gates.draw(logistic_noise(torch.zeros(n)))):
+        assert z.mean().item() == pytest.approx(gates.mean[0].item(), abs=0.012)
+        assert z.std().item() == pytest.approx(gates.std[0].item(), abs=0.02)

@@ -156,6 +156,8 @@ def test_an_unfitted_estimator_says_so(data: Data, method: str) -> None:
     with pytest.raises(NotFittedError):
         getattr(regressor(), method)(data[0])
     with pytest.raises(NotFittedError):
+        regressor().predict_samples(data[0])
+    with pytest.raises(NotFittedError):
         regressor().predict_masked(data[0], np.ones(LENGTH))
 
 
@@ -319,6 +321,76 @@ def test_masks_come_as_a_table_where_that_is_asked_for(data: Data) -> None:
     assert isinstance(model.set_output(transform="default").transform(X), np.ndarray)
 
 
+FAMILIES = ["beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"]
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_masks_come_with_the_std_of_their_gates(data: Data, training: Any, kind: Any) -> None:
+    X, y = data
+    model = regressor(training=training, mask=kind).fit(X, y)
+    mask, std = model.transform(X, return_std=True)
+    np.testing.assert_array_equal(mask, model.transform(X))
+    assert std.shape == mask.shape
+    assert std.dtype == np.float32
+    assert (std[:, model.promoter_columns_] == 0).all()
+    outside = np.delete(std, np.r_[model.promoter_columns_], axis=1)
+    assert (outside > 0).all()
+    assert (outside <= 0.5).all()
+    if training == "decoupled" and kind == "soft":  # of a gate that is 0 or 1
+        np.testing.assert_allclose(std, np.sqrt(mask * (1 - mask)), atol=1e-3)
+
+
+def test_the_std_comes_beside_a_table(data: Data) -> None:
+    X, y = data
+    model = regressor().set_output(transform="pandas").fit(X, y)
+    found = model.transform(X, return_std=True)
+    assert isinstance(found.mask, pd.DataFrame)
+    assert found.std.shape == found.mask.shape
+    pd.testing.assert_frame_equal(found.mask, model.transform(X))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_predictions_under_sampled_masks(data: Data, training: Any, name: Any) -> None:
+    X, y = data
+    model = regressor(training=training, gate_distribution=name).fit(X, y)
+    for kind in ("soft", "hard", "topk"):
+        model.set_params(mask=kind)
+        drawn = model.predict_samples(X[:6], 7, random_state=0)
+        assert drawn.shape == (6, 7)
+        assert np.isfinite(drawn).all()
+        assert (drawn.std(axis=1) > 0).all()
+        np.testing.assert_array_equal(drawn, model.predict_samples(X[:6], 7, random_state=0))
+        assert not np.array_equal(drawn, model.predict_samples(X[:6], 7, random_state=1))
+
+
+def test_sampled_masks_are_those_of_the_gates(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = data
+    for training in ("decoupled", "joint"):
+        model = regressor(training=training).fit(X, y)
+        mean, std = model.transform(X[:1], return_std=True)
+        predictor = model.net_.ready_module.predictor
+        seen: list[torch.Tensor] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(predictor, "forward", lambda x, m, c, s=seen: s.append(m) or m[:, :1])
+            model.predict_samples(X[:1], 3_000, random_state=0)
+        masks = torch.cat(seen).numpy()
+        np.testing.assert_allclose(masks.mean(axis=0), mean[0], atol=0.05)
+        np.testing.assert_allclose(masks.std(axis=0), std[0], atol=0.05)
+
+
+def test_samples_of_several_outputs_and_of_none(data: Data) -> None:
+    X, y = data
+    model = regressor().fit(X, np.column_stack([y, -3.0 * y]))
+    assert model.predict_samples(X, 4).shape == (N, 4, 2)
+    state = torch.get_rng_state()
+    model.predict_samples(X, 2, random_state=np.random.RandomState(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="n_samples"):
+        model.predict_samples(X, 0)
+
+
 # -- weights, covariates, warm starts --------------------------------------------------
 
 
@@ -435,7 +507,7 @@ def test_joint_training_reads_the_bases_in_the_body_and_the_tracks_beside(
 
 
 @pytest.mark.parametrize("training", ["decoupled", "joint"])
-@pytest.mark.parametrize("name", ["beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_gates_of_every_family_work_with_either_training(
     data: Data, training: Any, name: Any
 ) -> None:
