@@ -8,7 +8,7 @@ from torch import nn
 
 from regmask_sk.backbones import make_backbone
 from regmask_sk.distributions import DistributionName
-from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.masking import Evidence, Generator, MaskedExpressionModel, Predictor, Readout
 
 _LEAST_TOKENS = 8  # of a window: with fewer, a budget of a tenth could not be kept
 SEQUENCE_CHANNELS = ("A", "C", "G", "T")
@@ -70,6 +70,7 @@ def build_model(
     n_covariates: int,
     joint: bool,
     gate_distribution: DistributionName,
+    evidence: Evidence = "learned",
     sparsity: float,
     resolution: int,
     d_model: int,
@@ -96,6 +97,8 @@ def build_model(
         evidence, as in the published decomposition; otherwise it reads every channel.
     gate_distribution : str
         Name of the gates' family.
+    evidence : str, default="learned"
+        How tracks enter Beta gates.
 
     Returns
     -------
@@ -148,6 +151,7 @@ def build_model(
         signal_channels=signals,
         n_tokens=-(-length // grain),
         distribution=gate_distribution,
+        evidence=evidence,
     )
     predicting = body(n_channels + 1)
     readout = Readout(

@@ -35,9 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
+from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
+Evidence = Literal["learned"] | EvidencePreset
 
 #: Floor under the parameters of gates that have two: the gradient of the divergence to the
 #: prior is of the order of the inverse square of a parameter.
@@ -81,6 +83,9 @@ class Generator(nn.Module):
         Number of gates of a window.
     distribution : {"beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}
         Family of the gates, see :mod:`regmask_sk.distributions`.
+    evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
+        How tracks enter gates of two parameters: with learned weights, or by the published
+        formulas, :func:`regmask_sk.ops.evidence.seq2exp_gates`, in which nothing is learned.
 
     Notes
     -----
@@ -108,6 +113,7 @@ class Generator(nn.Module):
         signal_channels: tuple[int, ...],
         n_tokens: int,
         distribution: DistributionName,
+        evidence: Evidence = "learned",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -119,10 +125,12 @@ class Generator(nn.Module):
         self.head = nn.Conv1d(cast(int, backbone.out_channels), n_parameters, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
-        self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
-        if n_parameters == 2:
+        self.evidence = evidence
+        if evidence == "learned":
+            self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
+        if n_parameters == 2 and evidence == "learned":
             self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
-        else:
+        if n_parameters == 1:
             self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
         self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
         self.register_buffer(
@@ -165,6 +173,10 @@ class Generator(nn.Module):
         return location.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
 
     def _shapes(self, raw: Tensor, tracks: Tensor) -> tuple[Tensor, Tensor]:
+        if self.evidence != "learned":
+            shapes = seq2exp_gates(raw[:, 0], raw[:, 1], tracks, self.evidence)
+            # The hard variant's a goes to 0 where there is no signal.
+            return shapes[0].clamp_min(BETA_FLOOR), shapes[1].clamp_min(BETA_FLOOR)
         weight = F.softplus(self.track_weight)[:, None]
         a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
         b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)

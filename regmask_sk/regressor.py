@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
 from regmask_sk._model import build_model, promoter_window
-from regmask_sk._parameters import check_parameters
+from regmask_sk._parameters import check_evidence_tracks, check_parameters
 from regmask_sk._plan import Settings, Stage
 from regmask_sk._training import RegMaskNet
 from regmask_sk.distributions import DistributionName
 from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
-from regmask_sk.masking import MaskedExpressionModel
+from regmask_sk.masking import Evidence, MaskedExpressionModel
 from regmask_sk.windows import Windows
 
 
@@ -66,6 +66,14 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             default="auto"
         Family of the gates' distribution. ``"auto"`` is ``"relaxed_bernoulli"`` for decoupled
         and ``"beta"`` for joint training.
+    evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
+        How the tracks enter jointly trained Beta gates: scaled, with learned weights and
+        offsets, or raw, by the published formulas
+        (:func:`regmask_sk.ops.evidence.seq2exp_gates`). These need `Windows` with the tracks
+        H3K27ac, DNase and Hi-C, in this order, of ``SignalChannels(scaling="none")``. Beside
+        ``"seq2exp-soft"`` the paper has ``prior_mean=0.1, prior_concentration=100``, beside
+        ``"seq2exp-hard"`` ``prior_mean=0.45, prior_concentration=0.2222, mask="hard"``, and
+        ``kl_weight=0.01, loss="huber"`` with both. They are not set by themselves.
     sparsity : float, default=0.1
         Share of the bases to keep, promoter included; the mean over the training rows
         of a decoupled fit, the share of each window for ``mask="topk"``. Joint training
@@ -188,6 +196,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         mask: Literal["soft", "hard", "topk"] = "soft",
         training: Literal["decoupled", "joint"] = "decoupled",
         gate_distribution: DistributionName | Literal["auto"] = "auto",
+        evidence: Evidence = "learned",
         sparsity: float = 0.1,
         promoter_length: int | Literal["auto"] = "auto",
         resolution: int = 16,
@@ -225,6 +234,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.mask = mask
         self.training = training
         self.gate_distribution = gate_distribution
+        self.evidence = evidence
         self.sparsity = sparsity
         self.promoter_length = promoter_length
         self.resolution = resolution
@@ -365,6 +375,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         reset: bool = True,
     ) -> _TrainingData:
         """Standardise and split what a fit is given."""
+        if self.evidence != "learned":
+            check_evidence_tracks(X)
         targets = self._check_targets(X, y)
         weight = self._check_weights(X, sample_weight)
         covariates = self._covariate_table(X, self.covariates)
@@ -442,7 +454,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, but with the present "
                 "parameters the model has another shape. Put backbone, training, "
-                "gate_distribution, resolution, d_model and n_layers back, or set warm_start=False."
+                "gate_distribution, evidence, resolution, d_model and n_layers back, or set "
+                "warm_start=False."
             ) from error
         self._epochs_done = epochs_done
 
@@ -506,6 +519,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             n_covariates=len(self.covariate_mean_),
             joint=self.training == "joint",
             gate_distribution=self._distribution_name,
+            evidence=self.evidence,
             sparsity=self.sparsity,
             resolution=self.resolution,
             d_model=self.d_model,

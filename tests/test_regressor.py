@@ -18,6 +18,8 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
+from regmask_sk.masking import BETA_FLOOR
+from regmask_sk.ops.evidence import seq2exp_gates
 from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
 
@@ -229,6 +231,53 @@ def test_other_outputs_in_a_later_partial_fit_are_refused(data: Data) -> None:
     model = regressor().partial_fit(X, y)
     with pytest.raises(ValueError, match=r"y has 2 outputs"):
         model.partial_fit(X, np.column_stack([y, y]))
+
+
+def three_tracks(toy_genome: Any, names: tuple[str, ...], **signal: Any) -> Windows:
+    files = (toy_genome.tracks[name] for name in ("counts", "counts", "ratio"))
+    X = TSSWindows(LENGTH).fit_transform(toy_genome.loci)
+    X = SequenceChannels(toy_genome.fasta).fit_transform(X)
+    tracks = dict(zip(names, files, strict=False))
+    return SignalChannels(tracks, **{"scaling": "none", **signal}).fit_transform(X)
+
+
+@pytest.mark.parametrize("preset", ["seq2exp-soft", "seq2exp-hard"])
+def test_published_evidence_reads_the_raw_tracks(
+    toy_genome: Any, expression: np.ndarray, preset: Any
+) -> None:
+    X = three_tracks(toy_genome, ("H3K27ac", "DNase", "Hi-C"))
+    model = regressor(
+        training="joint", evidence=preset, resolution=1, prior_concentration=100.0, kl_weight=0.01
+    ).fit(X, expression)
+    module = model.net_.module_
+    x = torch.from_numpy(X[:5].to_numpy())
+    with torch.no_grad():
+        gates = module.generator.eval()(x)
+        body = torch.cat([x[:, :4], torch.ones_like(x[:, :1])], dim=1)
+        raw = module.generator.head(module.generator.backbone(body))
+    a, b = seq2exp_gates(raw[:, 0], raw[:, 1], x[:, 4:], preset)
+    torch.testing.assert_close(gates.a, a.clamp_min(BETA_FLOOR), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gates.b, b, rtol=1e-6, atol=1e-6)
+    assert not hasattr(module.generator, "track_weight")
+
+
+def test_published_evidence_needs_its_tracks(
+    toy_genome: Any, expression: np.ndarray, data: Data
+) -> None:
+    def fit(X: Any, y: np.ndarray = expression, **changed: Any) -> None:
+        regressor(**{"training": "joint", "evidence": "seq2exp-soft", **changed}).fit(X, y)
+
+    names = ("H3K27ac", "DNase", "HiC")
+    with pytest.raises(ValueError, match=r"X is an array\. Pass Windows"):
+        fit(*data)
+    for wrong in (names[:2], ("DNase", "H3K27ac", "HiC")):
+        with pytest.raises(ValueError, match=r"needs three tracks, H3K27ac, DNase, Hi-C.*X has"):
+            fit(three_tracks(toy_genome, wrong))
+    with pytest.raises(ValueError, match=r"needs raw signals.*SignalChannels\(scaling='none'\)"):
+        fit(three_tracks(toy_genome, names, scaling="robust"))
+    for changed in ({"training": "decoupled"}, {"gate_distribution": "kumaraswamy"}):
+        with pytest.raises(ValueError, match=r"evidence='seq2exp-soft' is for jointly trained"):
+            fit(three_tracks(toy_genome, names), **changed)
 
 
 # -- masks -----------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from regmask_sk.cli.values import (
 # Options of `fit` that are parameters of RegMaskRegressor, under the same name but for --seed,
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
-    "backbone", "mask", "training", "gate_distribution", "gate_correlation", "sparsity",
+    "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
     "promoter_length", "resolution", "d_model", "n_layers", "dropout", "reverse_complement",
-    "continuity", "continuity_weight", "kl_weight", "prior_mean", "loss", "max_epochs",
+    "continuity", "continuity_weight", "kl_weight", "prior_mean", "prior_concentration", "loss",
+    "max_epochs",
     "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
     "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
@@ -242,6 +243,12 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         help="bp over which gates are sampled together in training",
     )
     model.add_argument(
+        "--evidence",
+        choices=("learned", "seq2exp-soft", "seq2exp-hard"),
+        help="of the tracks, in joint training: learned weights, or published formulas for the "
+        "tracks H3K27ac, DNase and Hi-C with --scaling none",
+    )
+    model.add_argument(
         "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
     )
     model.add_argument(
@@ -280,6 +287,9 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--kl-weight", type=non_negative, metavar="F", help="of joint training")
     model.add_argument("--prior-mean", type=share, metavar="F", help="of joint training")
+    model.add_argument(
+        "--prior-concentration", type=positive, metavar="F", help="of joint training"
+    )
     model.add_argument("--n-workers", type=natural, metavar="N", help="processes that read files")
     model.add_argument(
         "--seed", type=natural, default=0, metavar="N", help="default 0; the same seed, the same "
