@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regmask_sk.distributions import GateDistribution
 from regmask_sk.losses import Continuity, budget_penalty, continuity_penalty, transition_penalty
-from regmask_sk.masking import MaskedExpressionModel, MaskKind
+from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
 START_SHARE = 0.5  # share of bases that the generator starts from
@@ -87,6 +87,7 @@ def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
 def _gate_penalty(
     model: MaskedExpressionModel,
     gates: GateDistribution,
+    room: Room | None,
     budget: float,
     multiplier: float,
     continuity_weight: float,
@@ -94,7 +95,7 @@ def _gate_penalty(
 ) -> tuple[Tensor, Tensor]:
     """Penalty of the gates' means, and the mean share of bases that they keep."""
     means = gates.mean
-    kept = model.kept_share(means)
+    kept = model.kept_share(means, room)
     penalty = budget_penalty(kept, budget, multiplier)
     return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
 
@@ -115,12 +116,18 @@ def open_share(progress: float) -> float:
 
 
 def predictor_outcome(
-    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, progress: float
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    forced: Tensor | None = None,
+    *,
+    progress: float,
 ) -> Outcome:
     """Predict under random masks, which know nothing of the target."""
     gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
-    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
+    predicted = model.predictor(x, model.expand(_leaking(gates), forced), covariates)
+    kept = model.kept_share(gates, model.room(forced)).mean()
+    return Outcome([predicted], None, x.new_zeros(()), kept)
 
 
 def annealed_budget(budget: float, progress: float) -> float:
@@ -139,6 +146,7 @@ def generator_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     budget: float,
     multiplier: float,
@@ -153,11 +161,13 @@ def generator_outcome(
     """
     model.predictor.eval()
     with torch.no_grad():
-        target = model.predictor(x, torch.ones_like(x[:, 0]), covariates)
+        target = model.predictor(x, model.open_window(x, forced), covariates)
     gates = model.generator(x)
     drawn = _soft_or_hard(model, gates, gate_correlation, noise=1.0)
-    predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
-    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight, continuity)
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
+    penalty, kept = _gate_penalty(
+        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
+    )
     return Outcome([predicted], target, penalty, kept)
 
 
@@ -165,6 +175,7 @@ def finetune_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     budget: float,
     multiplier: float,
@@ -182,8 +193,10 @@ def finetune_outcome(
     draw = torch.rand(len(x), 1, device=x.device)
     own = _soft_or_hard(model, gates, gate_correlation, noise=FINETUNE_NOISE)
     drawn = torch.where(draw < RANDOM_SHARE, random, own)
-    predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
-    penalty, kept = _gate_penalty(model, gates, budget, multiplier, continuity_weight, continuity)
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
+    penalty, kept = _gate_penalty(
+        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
+    )
     return Outcome([predicted], None, penalty, kept)
 
 
@@ -191,6 +204,7 @@ def joint_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     kind: MaskKind,
     kl_weight: float,
@@ -206,34 +220,40 @@ def joint_outcome(
     gradient of the sample, so that the prediction loss reaches the generator.
     """
     gates: GateDistribution = model.generator(x)
-    drawn = _sampled(model, gates, gate_correlation)
+    drawn, room = _sampled(model, gates, gate_correlation), model.room(forced)
     if kind == "hard":
         drawn = straight_through(drawn, (drawn >= 0.5).to(drawn.dtype))
     elif kind == "topk":
-        drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6)))
-    predicted = model.predictor(x, model.expand(_leaking(drawn)), covariates)
+        drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6), room))
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
     if continuity_weight > 0.0:
         penalty = penalty + continuity_weight * _continuity(gates.mean, continuity)
-    return Outcome([predicted], None, penalty, model.kept_share(drawn).mean())
+    return Outcome([predicted], None, penalty, model.kept_share(drawn, room).mean())
 
 
 def validation_outcome(
-    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, stage: str, kind: MaskKind
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    forced: Tensor | None = None,
+    *,
+    stage: str,
+    kind: MaskKind,
 ) -> Outcome:
     """Predictions by which epochs of a stage are compared.
 
     The predictor's stage is judged on the open window and on random masks, the same ones
     in each epoch; the others on the masks that a fitted model would use.
     """
-    zero = x.new_zeros(())
+    zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
         random = torch.Generator().manual_seed(VALIDATION_SEED)
         gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
         gates = gates.to(x.device)
-        masks = [torch.ones_like(x[:, 0]), model.expand(gates)]
+        masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predictor(x, mask, covariates) for mask in masks]
-        return Outcome(predictions, None, zero, model.kept_share(gates).mean())
-    gates = model.gates(model.openness(x), kind)
-    predicted = model.predictor(x, model.expand(gates), covariates)
-    return Outcome([predicted], None, zero, model.kept_share(gates).mean())
+        return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())
+    gates = model.gates(model.openness(x), kind, room)
+    predicted = model.predictor(x, model.expand(gates, forced), covariates)
+    return Outcome([predicted], None, zero, model.kept_share(gates, room).mean())

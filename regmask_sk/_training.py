@@ -40,7 +40,7 @@ from regmask_sk._batches import Batch, WindowDataset
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk.losses import regression_loss
-from regmask_sk.masking import MaskedExpressionModel, MaskKind
+from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
@@ -386,13 +386,23 @@ class RegMaskNet(NeuralNet):
         if self.stage.name == "joint":
             return
         step = -(-len(train) // _CALIBRATION_WINDOWS)
-        plain = WindowDataset(train.x, train.covariates)
+        plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         sample = Subset(plain, range(0, len(train), step))
-        with self._autocast():
-            openness = torch.cat([module.openness(batch["x"]) for batch in self.batches(sample)])
+        parts, rooms = [], []
+        for batch in self.batches(sample):
+            with self._autocast():
+                parts.append(module.openness(batch["x"]))
+            rooms.append(module.room(batch.get("forced")))
+        openness = torch.cat(parts)
+        known = [room for room in rooms if room is not None]
+        room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
         for owner in {id(m): m for m in (module, self.module_)}.values():
-            owner.soft_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "soft"))
-            owner.hard_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "hard"))
+            owner.soft_shift.fill_(
+                budget_shift(module, openness, self.settings.sparsity, "soft", room)
+            )
+            owner.hard_shift.fill_(
+                budget_shift(module, openness, self.settings.sparsity, "hard", room)
+            )
 
     @torch.no_grad()
     def predict_batches(
@@ -441,8 +451,9 @@ class RegMaskNet(NeuralNet):
         for inputs, n_rows in self._filled_batches(dataset):
             with self._autocast():
                 gates = module.generator(inputs["x"])
-            mask = module.expand(module.gates(gates.log_odds, kind))
-            std = module.mask_std(gates, kind)
+            forced = inputs.get("forced")
+            mask = module.expand(module.gates(gates.log_odds, kind, module.room(forced)), forced)
+            std = module.mask_std(gates, kind, forced)
             yield mask[:n_rows].float().cpu(), std[:n_rows].float().cpu()
 
     @torch.no_grad()
@@ -466,13 +477,13 @@ class RegMaskNet(NeuralNet):
         module = self.ready_module.eval()
         correlation = self.settings.gate_correlation / module.resolution
         for inputs in self.batches(dataset):
-            x, covariates = inputs["x"], inputs["covariates"]
-            predictions = []
+            x, covariates, forced = inputs["x"], inputs["covariates"], inputs.get("forced")
+            predictions, room = [], module.room(forced)
             with self._autocast():
                 gates = module.generator(x)
                 for _ in range(n_samples):
                     noise = logistic_noise(gates.log_odds, correlation)
-                    mask = module.expand(module.drawn_gates(gates, kind, noise))
+                    mask = module.expand(module.drawn_gates(gates, kind, noise, room), forced)
                     predictions.append(module.predictor(x, mask, covariates).float().cpu())
             yield torch.stack(predictions, dim=1)
 
@@ -493,7 +504,11 @@ def _filled_up(rows: Tensor, n_rows: int) -> Tensor:
 
 
 def budget_shift(
-    model: MaskedExpressionModel, openness: Tensor, budget: float, kind: Literal["soft", "hard"]
+    model: MaskedExpressionModel,
+    openness: Tensor,
+    budget: float,
+    kind: Literal["soft", "hard"],
+    room: Room | None = None,
 ) -> float:
     """Shift of the openness by which masks of a kind keep a budget, found by bisection.
 
@@ -507,6 +522,8 @@ def budget_shift(
         Wanted mean share of kept bases, promoter included.
     kind : {"soft", "hard"}
         Kind of mask.
+    room : Room, optional
+        What the gates of each of the windows decide about, where that is not the same for all.
 
     Returns
     -------
@@ -518,7 +535,7 @@ def budget_shift(
         middle = 0.5 * (low + high)
         shifted = openness + middle
         gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
-        if float(model.kept_share(gates).mean()) < budget:
+        if float(model.kept_share(gates, room).mean()) < budget:
             low = middle
         else:
             high = middle

@@ -10,6 +10,9 @@ Symbols
     Log-odds of a gate's mean, ``(batch, T)``: above 0 a gate is more open than closed.
 ``m``
     Mask over bases, ``(batch, length)`` in [0, 1].
+``forced``
+    Bases about which no gate decides, ``(batch, length)``: -1 closed, 1 open, 0 free. The
+    promoter is open whatever it says.
 ``a, b``
     Parameters of a gate whose family has two, such as Beta.
 
@@ -66,6 +69,21 @@ class MaskOutput(NamedTuple):
 
     prediction: Tensor
     mask: Tensor
+
+
+class Room(NamedTuple):
+    """What gates decide about.
+
+    Attributes
+    ----------
+    free : Tensor of shape (batch, T)
+        Number of bases of each token that are neither closed nor open in any case.
+    opened : Tensor of shape (batch,)
+        Number of bases of each window that are open in any case, promoter included.
+    """
+
+    free: Tensor
+    opened: Tensor
 
 
 class Generator(nn.Module):
@@ -358,13 +376,27 @@ class MaskedExpressionModel(nn.Module):
         gates: GateDistribution = self.generator(x)
         return gates.log_odds
 
-    def gates(self, openness: Tensor, kind: MaskKind) -> Tensor:
+    def room(self, forced: Tensor | None) -> Room | None:
+        """Bases that the gates of each window decide about, where that differs by window."""
+        if forced is None:
+            return None
+        forced = self._with_promoter(forced)
+        free = F.pad((forced == 0).float(), (0, self.n_tokens * self.resolution - self.length))
+        free = free.view(-1, self.n_tokens, self.resolution).sum(2)
+        return Room(free, (forced > 0).float().sum(1))
+
+    def _with_promoter(self, forced: Tensor) -> Tensor:
+        first, last = self.promoter
+        ones = torch.ones_like(forced[:, first:last])
+        return torch.cat([forced[:, :first], ones, forced[:, last:]], dim=1)
+
+    def gates(self, openness: Tensor, kind: MaskKind, room: Room | None = None) -> Tensor:
         """Deterministic gates of a fitted model, ``(batch, T)``, of the wanted kind."""
         if kind == "soft":
             return torch.sigmoid(openness + self.soft_shift)
         if kind == "hard":
             return (openness + self.hard_shift > 0).to(openness.dtype)
-        return self.topk_gates(openness)
+        return self.topk_gates(openness, room)
 
     def shifted(self, gates: GateDistribution, kind: MaskKind) -> GateDistribution:
         """Distribution of the gates of a fitted model, as a kind of mask reads them."""
@@ -372,7 +404,11 @@ class MaskedExpressionModel(nn.Module):
         return gates if shift == 0.0 else gates.shifted(shift)
 
     def drawn_gates(
-        self, gates: GateDistribution, kind: MaskKind, noise: Tensor | None = None
+        self,
+        gates: GateDistribution,
+        kind: MaskKind,
+        noise: Tensor | None = None,
+        room: Room | None = None,
     ) -> Tensor:
         """Sample the gates of a fitted model, ``(batch, T)``, of the wanted kind."""
         gates = self.shifted(gates, kind)
@@ -381,33 +417,49 @@ class MaskedExpressionModel(nn.Module):
         drawn = gates.sample(noise)
         if kind == "hard":
             return (drawn > 0.5).to(drawn.dtype)
-        return self.topk_gates(torch.logit(drawn, 1e-6))
+        return self.topk_gates(torch.logit(drawn, 1e-6), room)
 
-    def mask_std(self, gates: GateDistribution, kind: MaskKind) -> Tensor:
+    def mask_std(
+        self, gates: GateDistribution, kind: MaskKind, forced: Tensor | None = None
+    ) -> Tensor:
         """Give the standard deviation of each base's gate; 0 where a base is forced."""
         std = self.shifted(gates, kind).std
-        return self.expand(std) * (1.0 - self.expand(torch.zeros_like(std)))
+        always_open = self.expand(torch.zeros_like(std), forced)
+        return self.expand(std, forced) * (1.0 - always_open)
 
-    def topk_gates(self, openness: Tensor) -> Tensor:
+    def topk_gates(self, openness: Tensor, room: Room | None = None) -> Tensor:
         """Open as many of the most open gates of each window as the budget allows."""
-        promoter_bases = self.promoter[1] - self.promoter[0]
-        wanted = max(self.sparsity * self.length - promoter_bases, 0.0)
-        ranked = openness.masked_fill(self.free_bases == 0, -torch.inf)
+        if room is None:
+            promoter_bases = self.promoter[1] - self.promoter[0]
+            room = Room(
+                self.free_bases.expand_as(openness),
+                openness.new_full((len(openness),), promoter_bases),
+            )
+        wanted = (self.sparsity * self.length - room.opened).clamp_min(0.0).unsqueeze(1)
+        ranked = openness.masked_fill(room.free == 0, -torch.inf)
         order = ranked.argsort(dim=1, descending=True)
-        spent = self.free_bases[order].cumsum(dim=1)
+        costs = room.free.gather(1, order)
         # A gate is opened while at least half of its bases fit into what is left.
-        opened = (spent - 0.5 * self.free_bases[order] <= wanted).to(openness.dtype)
+        opened = (costs.cumsum(dim=1) - 0.5 * costs <= wanted).to(openness.dtype)
         return torch.zeros_like(openness).scatter(1, order, opened)
 
-    def expand(self, gates: Tensor) -> Tensor:
-        """Mask over bases, ``(batch, length)``, from gates; the promoter is kept open."""
+    def expand(self, gates: Tensor, forced: Tensor | None = None) -> Tensor:
+        """Mask over bases, ``(batch, length)``, from gates; forced bases, and last the promoter."""
         mask = gates.repeat_interleave(self.resolution, dim=1)[:, : self.length]
-        first, last = self.promoter
-        ones = torch.ones_like(mask[:, first:last])
-        return torch.cat([mask[:, :first], ones, mask[:, last:]], dim=1)
+        if forced is not None:
+            mask = torch.where(forced < 0, 0.0, torch.where(forced > 0, 1.0, mask))
+        return self._with_promoter(mask)
 
-    def kept_share(self, gates: Tensor) -> Tensor:
+    def open_window(self, x: Tensor, forced: Tensor | None = None) -> Tensor:
+        """Mask that keeps all but the bases that are closed in any case, ``(batch, length)``."""
+        if forced is None:
+            return torch.ones_like(x[:, 0])
+        return self.expand(x.new_ones(len(x), self.n_tokens), forced)
+
+    def kept_share(self, gates: Tensor, room: Room | None = None) -> Tensor:
         """Share of each window's bases that gates keep, promoter included, ``(batch,)``."""
+        if room is not None:
+            return ((gates * room.free).sum(1) + room.opened) / self.length
         promoter_bases = self.promoter[1] - self.promoter[0]
         return (gates @ self.free_bases + promoter_bases) / self.length
 
@@ -416,6 +468,7 @@ class MaskedExpressionModel(nn.Module):
         x: Tensor,
         covariates: Tensor,
         mask: Tensor | None = None,
+        forced: Tensor | None = None,
         *,
         kind: MaskKind = "soft",
     ) -> MaskOutput:
@@ -428,7 +481,9 @@ class MaskedExpressionModel(nn.Module):
         covariates : Tensor of shape (batch, n_covariates)
             Standardised covariates.
         mask : Tensor of shape (batch, length), optional
-            Mask to predict under; by default the generator's own.
+            Mask to predict under, as it is; by default the generator's own.
+        forced : Tensor of shape (batch, length), optional
+            Bases that the generator's masks close (-1) or open (1) in any case.
         kind : {"soft", "hard", "topk"}
             How the generator's mask is read.
 
@@ -438,5 +493,6 @@ class MaskedExpressionModel(nn.Module):
             Prediction and mask.
         """
         if mask is None:
-            mask = self.expand(self.gates(self.openness(x), kind))
+            gates = self.gates(self.openness(x), kind, self.room(forced))
+            mask = self.expand(gates, forced)
         return MaskOutput(self.predictor(x, mask, covariates), mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, overload
@@ -17,10 +18,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
-from regmask_sk._batches import WindowDataset
+from regmask_sk._batches import WindowDataset, forced_bases
 from regmask_sk._model import build_model, promoter_window
 from regmask_sk._parameters import check_evidence_tracks, check_parameters
 from regmask_sk._plan import Settings, Stage
+from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk._training import RegMaskNet
 from regmask_sk.distributions import DistributionName
 from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
@@ -81,6 +83,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     promoter_length : int or "auto", default="auto"
         Width in base pairs of the window around the TSS that every mask keeps. ``"auto"``
         is a twentieth of the window, at most 2,000 bp.
+    closed_regions, open_regions : path-like, DataFrame or None, default=None
+        Regions of the genome, BED file or table with columns ``chrom``, ``start`` and ``end``
+        (0-based, half-open), whose bases every mask closes, such as a blacklist, or opens, such
+        as elements that are known. Open regions go before closed ones, and the promoter window
+        before both. Such bases count in `sparsity` as what they are. For `Windows` only; read
+        by ``fit``.
     resolution : int, default=16
         Grain of the mask in base pairs; an eighth of the window where that is less.
     covariates : sequence of str, default=()
@@ -161,6 +169,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Window length in base pairs.
     promoter_columns_ : slice
         Columns of the mask that are always kept.
+    closed_regions_, open_regions_ : dict of str to ndarray of shape (n, 2), or None
+        By chromosome, start and end of the regions as ``fit`` read them, sorted and merged;
+        None where there are none.
     target_mean_, target_scale_ : ndarray of shape (n_outputs,)
         Standardisation of y, from the training rows.
     covariate_mean_, covariate_scale_ : ndarray of shape (n_covariates,)
@@ -199,6 +210,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         evidence: Evidence = "learned",
         sparsity: float = 0.1,
         promoter_length: int | Literal["auto"] = "auto",
+        closed_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
+        open_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
         resolution: int = 16,
         covariates: Sequence[str] = (),
         reverse_complement: bool = False,
@@ -237,6 +250,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.evidence = evidence
         self.sparsity = sparsity
         self.promoter_length = promoter_length
+        self.closed_regions = closed_regions
+        self.open_regions = open_regions
         self.resolution = resolution
         self.covariates = covariates
         self.reverse_complement = reverse_complement
@@ -307,13 +322,14 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         ------
         ValueError
             If a parameter is out of range, X or y is malformed, a covariate is missing,
-            or the promoter window alone exceeds `sparsity`.
+            or what every mask keeps (promoter window, open regions) exceeds `sparsity`.
         FloatingPointError
             If the loss becomes NaN or infinite.
         """
         check_parameters(self)
         goes_on = self.warm_start and hasattr(self, "net_")
         windows = self._check_windows(X, reset=not goes_on)
+        self._read_regions(windows)
         data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
         if goes_on:
             self._build_from_last(data.constant_loss)
@@ -356,6 +372,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         check_parameters(self)
         begun = hasattr(self, "net_")
         windows = self._check_windows(X, reset=not begun)
+        if not begun:
+            self._read_regions(windows)
         data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             if not begun:
@@ -419,11 +437,59 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                     known[rows],
                     standard[rows],
                     weight[rows],
+                    forced=self._forced(X),
                     augment=augment,
                     complement=complement,
                 )
             )
+        self._check_room(parts[0])
         return _TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
+
+    def _read_regions(self, X: WindowArray) -> None:
+        """Note the regions that masks close and open, as the parameters name them."""
+        for name in ("closed_regions", "open_regions"):
+            given, found = getattr(self, name), None
+            if given is not None:
+                found = Regions.read(given, name).by_chrom
+                if isinstance(X, Windows) and not set(found) & set(X.loci["chrom"]):
+                    raise ValueError(
+                        f"{name} shares no chromosome with X: it has {sorted(found)[:8]}, X has "
+                        f"{sorted(set(X.loci['chrom']))[:8]}. Name chromosomes alike, or leave "
+                        f"{name} out."
+                    )
+            setattr(self, f"{name}_", found)
+
+    def _forced(self, X: WindowArray) -> ForcedRegions | None:
+        """Regions of the fit, for windows that lie somewhere on the genome."""
+        names = [
+            name for name in ("closed_regions", "open_regions") if getattr(self, f"{name}_", None)
+        ]
+        if not names:
+            return None
+        if not isinstance(X, Windows):
+            raise ValueError(
+                f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} given in coordinates "
+                "of the genome, but X is an array. Pass Windows (from TSSWindows), or fit without "
+                "regions."
+            )
+        return ForcedRegions(*(Regions(getattr(self, f"{n}_regions_") or {}) for n in _REGIONS))
+
+    def _check_room(self, train: WindowDataset) -> None:
+        """Refuse regions that leave no budget for gates, before any training."""
+        if train.forced is None or self.training == "joint" or not isinstance(train.x, Windows):
+            return
+        step = -(-len(train) // _CHECKED_WINDOWS)
+        rows = range(0, len(train), step)
+        marked = (forced_bases(train.x, train.forced, [row], [0])[0] for row in rows)
+        first, last = promoter_window(self.n_features_in_, self.promoter_length, self.sparsity)
+        opened = [float((row > 0).sum() + (row[first:last] <= 0).sum()) for row in marked]
+        share = sum(opened) / len(opened) / self.n_features_in_
+        if share > self.sparsity:
+            raise ValueError(
+                f"open_regions and the promoter window are {share:.1%} of the training windows, "
+                f"more than the {self.sparsity:.1%} that may be kept. Leave out regions, shorten "
+                "promoter_length, lengthen the window, or raise sparsity."
+            )
 
     def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
@@ -745,7 +811,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
 
     def _dataset(self, X: WindowArray, masks: NDArray[Any] | None = None) -> WindowDataset:
         covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
-        return WindowDataset(X, covariates, masks=masks)
+        # Masks that are given are taken as they are.
+        forced = self._forced(X) if masks is None else None
+        return WindowDataset(X, covariates, masks=masks, forced=forced)
 
     def _to_target_unit(self, predictions: list[torch.Tensor]) -> NDArray[np.float64]:
         standard = torch.cat(predictions).numpy().astype(np.float64)
@@ -763,9 +831,13 @@ _STATE = (
     "target_scale_",
     "covariate_mean_",
     "covariate_scale_",
+    "closed_regions_",
+    "open_regions_",
     "_target_ndim",
     "_seed",
 )
+_REGIONS = ("closed", "open")
+_CHECKED_WINDOWS = 2048  # training windows in which forced bases are counted before a fit
 
 
 class _TrainingData:

@@ -178,6 +178,70 @@ def test_shifts_move_soft_and_hard_masks_and_leave_topk() -> None:
     assert torch.equal(model.gates(openness, "topk"), before["topk"])
 
 
+def some_forced(batch: int, length: int = LENGTH, seed: int = 0) -> Tensor:
+    """Blocks of closed and of open bases, others in each window."""
+    marks = torch.randint(-1, 2, (batch, -(-length // 6)), generator=seeded(seed))
+    return marks.repeat_interleave(6, dim=1)[:, :length].to(torch.int8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forced_bases_are_closed_and_open_and_the_promoter_is_open(kind: Any) -> None:
+    model, x, forced = make_model(), window(5), some_forced(5)
+    with torch.no_grad():
+        mask = model(x, covariates(5), forced=forced, kind=kind).mask
+        free = model(x, covariates(5), kind=kind).mask
+        std = model.mask_std(model.generator(x), kind, forced)
+    promoter = torch.zeros(5, LENGTH, dtype=torch.bool)
+    promoter[:, slice(*PROMOTER)] = True
+    assert (mask[promoter] == 1).all()
+    assert (mask[(forced > 0)] == 1).all()
+    assert (mask[(forced < 0) & ~promoter] == 0).all()
+    decided = (forced == 0) & ~promoter
+    if kind != "topk":
+        torch.testing.assert_close(mask[decided], free[decided])
+    assert (std[~decided] == 0).all()
+    assert (std[decided] > 0).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_kept_share_counts_forced_bases(data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, 120))
+    first = data.draw(st.integers(0, length))
+    promoter = (first, data.draw(st.integers(first, length)))
+    model = make_model(
+        length=length, resolution=data.draw(st.integers(1, length)), promoter=promoter
+    )
+    seed = data.draw(st.integers(0, 99))
+    gates = torch.rand(3, model.n_tokens, generator=seeded(seed))
+    forced = some_forced(3, length, seed)
+    mask = model.expand(gates, forced)
+    torch.testing.assert_close(model.kept_share(gates, model.room(forced)), mask.mean(dim=1))
+    nothing = torch.zeros(3, length, dtype=torch.int8)
+    torch.testing.assert_close(
+        model.kept_share(gates, model.room(nothing)), model.kept_share(gates)
+    )
+    assert torch.equal(model.expand(gates, nothing), model.expand(gates))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_topk_spends_its_budget_on_bases_that_gates_decide_about(data: st.DataObject) -> None:
+    length, resolution = data.draw(st.integers(30, 150)), data.draw(st.integers(1, 12))
+    sparsity = data.draw(st.floats(0.1, 0.95))
+    model = make_model(length=length, resolution=resolution, promoter=(10, 14), sparsity=sparsity)
+    seed = data.draw(st.integers(0, 99))
+    openness = torch.randn(4, model.n_tokens, generator=seeded(seed))
+    forced = some_forced(4, length, seed)
+    room = model.room(forced)
+    assert room is not None
+    kept = model.expand(model.topk_gates(openness, room), forced).sum(dim=1)
+    # As near to the budget as what is open in any case, and what can be opened, allow.
+    most = room.opened + room.free.sum(dim=1)
+    wanted = torch.maximum(torch.minimum(torch.tensor(sparsity * length), most), room.opened)
+    assert (kept - wanted).abs().max() <= resolution
+
+
 # -- what the predictor sees -----------------------------------------------------------
 
 

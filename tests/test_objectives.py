@@ -254,6 +254,37 @@ def test_every_stage_with_gates_can_sample_them_together(
     assert reached(model.generator)
 
 
+FORCED_STAGES: tuple[Any, ...] = (
+    partial(_objectives.predictor_outcome, progress=1.0),
+    *STAGES,
+    *(
+        partial(_objectives.validation_outcome, stage=stage, kind=kind)
+        for stage, kind in (("predictor", "soft"), ("joint", "soft"), ("finetune", "topk"))
+    ),
+)
+
+
+@pytest.mark.parametrize("stage", FORCED_STAGES)
+def test_every_mask_of_every_stage_has_its_forced_bases(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model().eval()
+    forced = torch.zeros(16, LENGTH, dtype=torch.int8)
+    forced[:8, 3:11] = -1
+    forced[8:, 50:53] = 1
+    forced[:, 28:33] = -1  # reaches into the promoter
+    seen: list[Tensor] = []
+    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    outcome = stage(model, *batch(), forced)
+    for mask in seen:
+        assert (mask[:8, 3:11] == 0).all()
+        assert (mask[8:, 50:53] == 1).all()
+        assert (mask[:, 28 : PROMOTER[0]] == 0).all()
+        assert (mask[:, slice(*PROMOTER)] == 1).all()
+    if stage.func in (_objectives.predictor_outcome, _objectives.validation_outcome):
+        torch.testing.assert_close(outcome.kept, seen[-1].mean(), atol=1e-5, rtol=0)
+
+
 # -- joint training --------------------------------------------------------------------
 
 

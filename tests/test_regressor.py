@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.masking import BETA_FLOOR
 from regmask_sk.ops.evidence import seq2exp_gates
+from regmask_sk.persistence import load_model, save_model
 from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
 
@@ -438,6 +439,117 @@ def test_samples_of_several_outputs_and_of_none(data: Data) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="n_samples"):
         model.predict_samples(X, 0)
+
+
+# -- regions ---------------------------------------------------------------------------
+
+
+def positions(windows: Windows) -> np.ndarray:
+    """Genomic position of each column of each window, from the definition of `Windows`."""
+    offset = np.arange(LENGTH) - LENGTH // 2
+    tss, strand = windows.loci["tss"].to_numpy(), windows.loci["strand"].to_numpy()
+    return tss[:, None] + np.where(strand == "-", -1, 1)[:, None] * offset
+
+
+@pytest.fixture(scope="module")
+def regions(windows: Windows) -> dict[str, pd.DataFrame]:
+    """Closed upstream of every other gene, open downstream of every third, by the strand."""
+    loci, tables = windows.loci, {}
+    for name, step, first in (("closed_regions", 2, -20), ("open_regions", 3, 8)):
+        rows = loci.iloc[::step]
+        one = rows["tss"] + np.where(rows["strand"] == "-", -1, 1) * first
+        other = rows["tss"] + np.where(rows["strand"] == "-", -1, 1) * (first + 4)
+        start, end = np.minimum(one, other).clip(lower=0), np.maximum(one, other).clip(lower=1)
+        tables[name] = pd.DataFrame({"chrom": rows["chrom"], "start": start, "end": end})
+    return tables
+
+
+def marked(table: pd.DataFrame, windows: Windows) -> np.ndarray:
+    where = np.zeros((len(windows), LENGTH), bool)
+    for chrom, start, end in table.itertuples(index=False):
+        here = (windows.loci["chrom"] == chrom).to_numpy()[:, None]
+        where |= here & (positions(windows) >= start) & (positions(windows) < end)
+    return where
+
+
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_masks_close_and_open_regions_of_the_genome(
+    windows: Windows, expression: np.ndarray, regions: Any, training: Any, kind: Any
+) -> None:
+    model = regressor(
+        training=training, mask=kind, sparsity=0.4, validation_fraction=0.0, **regions
+    )
+    model.set_params(reverse_complement=True).fit(windows, expression)
+    mask = model.transform(windows)
+    opened = marked(regions["open_regions"], windows)
+    opened[:, model.promoter_columns_] = True
+    closed = marked(regions["closed_regions"], windows) & ~opened
+    assert closed.any()
+    assert (mask[opened] == 1).all()
+    assert (mask[closed] == 0).all()
+    assert mask[~opened & ~closed].max() > 0
+    _, std = model.transform(windows, return_std=True)
+    assert (std[opened | closed] == 0).all()
+    if training == "decoupled" and kind == "soft":
+        assert mask.mean() == pytest.approx(0.4, abs=1e-3)
+    if kind == "topk":
+        assert np.abs(mask.mean(axis=1) - 0.4).max() <= 4 / LENGTH
+    np.testing.assert_array_equal(model.transform(windows[5:8]), mask[5:8])
+    np.testing.assert_allclose(model.predict_masked(windows, mask), model.predict(windows), 1e-4)
+    assert np.isfinite(model.predict_samples(windows[:3], 2, random_state=0)).all()
+
+
+def test_regions_come_from_a_file_and_are_kept_without_it(
+    windows: Windows, expression: np.ndarray, regions: Any, tmp_path: Path
+) -> None:
+    paths = {}
+    for name, table in regions.items():
+        paths[name] = tmp_path / f"{name}.bed"
+        table.to_csv(paths[name], sep="\t", header=False, index=False)
+    model = regressor(sparsity=0.4, **paths).fit(windows, expression)
+    same = regressor(sparsity=0.4, **regions).fit(windows, expression)
+    np.testing.assert_array_equal(model.predict(windows), same.predict(windows))
+    none = regressor(sparsity=0.4).fit(windows, expression)
+    assert not np.array_equal(model.predict(windows), none.predict(windows))
+    assert none.closed_regions_ is None
+    for number, fitted in enumerate((model, same)):
+        save_model(fitted, tmp_path / f"model{number}")
+    for path in paths.values():
+        path.unlink()
+    for number in range(2):
+        copy = load_model(tmp_path / f"model{number}")
+        np.testing.assert_array_equal(copy.predict(windows), model.predict(windows))
+        np.testing.assert_array_equal(copy.transform(windows), model.transform(windows))
+        assert sorted(copy.closed_regions_) == sorted(model.closed_regions_)
+
+
+def test_partial_fit_knows_the_regions_too(
+    windows: Windows, expression: np.ndarray, regions: Any
+) -> None:
+    model = regressor(sparsity=0.4, **regions)
+    for _ in range(4):
+        model.partial_fit(windows, expression)
+    whole = regressor(sparsity=0.4, **regions).fit(windows, expression)
+    np.testing.assert_array_equal(model.predict(windows), whole.predict(windows))
+
+
+def test_regions_that_cannot_be_used_say_why(
+    windows: Windows, expression: np.ndarray, regions: Any, data: Data
+) -> None:
+    with pytest.raises(ValueError, match=r"closed_regions and open_regions are given in coord"):
+        regressor(**regions).fit(*data)
+    model = regressor(closed_regions=regions["closed_regions"]).fit(windows, expression)
+    with pytest.raises(ValueError, match=r"closed_regions is given .* but X is an array"):
+        model.predict(windows.to_numpy())
+    elsewhere = pd.DataFrame({"chrom": ["7"], "start": [1], "end": [5]})
+    with pytest.raises(ValueError, match=r"open_regions shares no chromosome with X: it has \['7'"):
+        regressor(open_regions=elsewhere).fit(windows, expression)
+    whole = pd.DataFrame({"chrom": ["chr1", "chr2", "chr3"], "start": [0] * 3, "end": [3000] * 3})
+    with pytest.raises(ValueError, match=r"open_regions and the promoter window are .*raise spars"):
+        regressor(open_regions=whole).fit(windows, expression)
+    with pytest.raises(TypeError, match=r"closed_regions is a int; expected the path"):
+        regressor(closed_regions=3).fit(windows, expression)
 
 
 # -- weights, covariates, warm starts --------------------------------------------------

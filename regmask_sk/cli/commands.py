@@ -132,6 +132,8 @@ def _info(args: argparse.Namespace) -> None:
         for key, value in step["params"].items():
             print(f"  {key}: {value}")
         for key, value in step["fitted"].items():
+            if isinstance(value, dict) and key.endswith("_regions_"):
+                value = f"{sum(map(len, value.values()))}"  # how many, not which
             if not isinstance(value, np.ndarray | pd.DataFrame):
                 print(f"  {key}: {value}")
     for key, value in model.notes.items():

@@ -25,11 +25,11 @@ from regmask_sk.cli.values import (
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
     "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
-    "promoter_length", "resolution", "d_model", "n_layers", "dropout", "reverse_complement",
-    "continuity", "continuity_weight", "kl_weight", "prior_mean", "prior_concentration", "loss",
-    "max_epochs",
-    "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
-    "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
+    "promoter_length", "closed_regions", "open_regions", "resolution", "d_model", "n_layers",
+    "dropout", "reverse_complement", "continuity", "continuity_weight", "kl_weight", "prior_mean",
+    "prior_concentration", "loss", "max_epochs", "generator_epochs", "finetune_epochs", "patience",
+    "batch_size", "learning_rate", "weight_decay", "validation_chroms", "validation_fraction",
+    "n_workers", "device",
 )  # fmt: skip
 # Options that say how loci are read; a model remembers those of its fit.
 LOCI_OPTIONS = (
@@ -253,6 +253,18 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--promoter-length", type=length_or_auto, metavar="N", help='bp kept open, or "auto"'
+    )
+    model.add_argument(
+        "--closed-regions",
+        type=existing_file,
+        metavar="BED",
+        help="regions, named as the loci are, that every mask closes",
+    )
+    model.add_argument(
+        "--open-regions",
+        type=existing_file,
+        metavar="BED",
+        help="regions that every mask keeps, closed ones included",
     )
     model.add_argument("--resolution", type=count, metavar="N", help="grain of the mask, in bp")
     model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
