@@ -6,12 +6,40 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regmask_sk._regions import ForcedRegions
 from regmask_sk.windows import Windows
 
 Batch = tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
+
+
+def forced_bases(
+    windows: Windows, forced: ForcedRegions, rows: Sequence[int], shifts: Sequence[int]
+) -> NDArray[np.int8]:
+    """Mark the bases of windows that masks close (-1) or open (1) in any case, as read.
+
+    Parameters
+    ----------
+    windows : Windows
+        The windows.
+    forced : ForcedRegions
+        Regions on the genome.
+    rows, shifts : sequences of int
+        Rows, and by how many base pairs each is shifted; see ``Windows.read``.
+
+    Returns
+    -------
+    ndarray of shape (len(rows), length), int8
+        In gene orientation; 0 where a mask decides.
+    """
+    marked = np.zeros((len(rows), windows.length), np.int8)
+    for out, row, shift in zip(marked, rows, shifts, strict=True):
+        chrom, start, end, _ = windows.interval(row, shift)
+        out[:] = forced.bases(chrom, start, end, reverse=bool(windows.reversed[row]))
+    return marked
 
 
 class WindowDataset(Dataset[Batch]):
@@ -29,6 +57,8 @@ class WindowDataset(Dataset[Batch]):
         Sample weights; ones where there are none.
     masks : ndarray of shape (n, length), optional
         Masks to predict under, in place of the model's own.
+    forced : ForcedRegions, optional
+        Regions that masks close or open in any case; `x` must be Windows.
     augment : bool, default=False
         Whether windows are shifted by their ``jitter`` and, where `complement` is given,
         reverse-complemented with probability one half.
@@ -44,6 +74,7 @@ class WindowDataset(Dataset[Batch]):
         weight: np.ndarray | None = None,
         *,
         masks: np.ndarray | None = None,
+        forced: ForcedRegions | None = None,
         augment: bool = False,
         complement: Sequence[int] | None = None,
     ) -> None:
@@ -53,6 +84,7 @@ class WindowDataset(Dataset[Batch]):
         self.y = np.zeros((n_samples, 1), np.float32) if y is None else y
         self.weight = np.ones(n_samples, np.float32) if weight is None else weight
         self.masks = masks
+        self.forced = forced
         self.augment = augment
         self.complement = None if complement is None else list(complement)
 
@@ -64,19 +96,26 @@ class WindowDataset(Dataset[Batch]):
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """Read one batch; torch's loader calls this instead of one call a row."""
+        forced = None
         if isinstance(self.x, Windows):
             jitter = self.x.jitter if self.augment else 0
             shifts = torch.randint(-jitter, jitter + 1, (len(rows),)).tolist()
             x = np.stack([self.x.read(i, shift) for i, shift in zip(rows, shifts, strict=True)])
+            if self.forced is not None:
+                forced = forced_bases(self.x, self.forced, rows, shifts)
         else:
             x = self.x[rows].astype(np.float32, copy=False)
         if self.augment and self.complement is not None:
             turned = np.flatnonzero(torch.rand(len(rows)).numpy() < 0.5)
             x[turned] = x[turned][:, self.complement, ::-1]
+            if forced is not None:
+                forced[turned] = forced[turned, ::-1]
         inputs = {
             "x": torch.from_numpy(x),
             "covariates": torch.from_numpy(self.covariates[rows]),
         }
+        if forced is not None:
+            inputs["forced"] = torch.from_numpy(forced)
         if self.masks is not None:
             inputs["mask"] = torch.from_numpy(self.masks[rows].astype(np.float32, copy=False))
         return inputs, (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows]))

@@ -8,7 +8,8 @@ from torch import nn
 
 from regmask_sk.backbones import make_backbone
 from regmask_sk.backbones.strands import SharedStrands
-from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.distributions import DistributionName
+from regmask_sk.masking import Evidence, Generator, MaskedExpressionModel, Predictor, Readout
 
 _LEAST_TOKENS = 8  # of a window: with fewer, a budget of a tenth could not be kept
 SEQUENCE_CHANNELS = ("A", "C", "G", "T")
@@ -70,6 +71,8 @@ def build_model(
     n_outputs: int,
     n_covariates: int,
     joint: bool,
+    gate_distribution: DistributionName,
+    evidence: Evidence = "learned",
     sparsity: float,
     resolution: int,
     d_model: int,
@@ -94,9 +97,16 @@ def build_model(
     n_outputs, n_covariates : int
         Numbers of targets and of covariates.
     joint : bool
-        Whether the gates are Beta gates read from the sequence, each track adding its own
-        evidence, as in the published decomposition; otherwise relaxed Bernoulli gates that
-        read every channel.
+        Whether the generator's body reads the sequence alone, each track adding its own
+        evidence, as in the published decomposition; otherwise it reads every channel.
+    gate_distribution : str
+        Name of the gates' family.
+    evidence : str, default="learned"
+        How tracks enter Beta gates.
+    reverse_complement : {"none", "augment", "ph", "ps"}
+        As in ``RegMaskRegressor``.
+    complement : tuple of int, optional
+        For each channel the channel of the opposite strand; needed for ``"ph"`` and ``"ps"``.
 
     Returns
     -------
@@ -113,8 +123,8 @@ def build_model(
     --------
     >>> model = build_model(
     ...     backbone="conv", channel_names=None, n_channels=2, length=64, promoter=(30, 34),
-    ...     n_outputs=1, n_covariates=0, joint=False, sparsity=0.2, resolution=8, d_model=8,
-    ...     n_layers=1, dropout=0.1,
+    ...     n_outputs=1, n_covariates=0, joint=False, gate_distribution="beta", sparsity=0.2,
+    ...     resolution=8, d_model=8, n_layers=1, dropout=0.1,
     ... )
     >>> model.n_tokens
     8
@@ -160,7 +170,8 @@ def build_model(
         body_channels=read,
         signal_channels=signals,
         n_tokens=-(-length // grain),
-        distribution="beta" if joint else "relaxed_bernoulli",
+        distribution=gate_distribution,
+        evidence=evidence,
         signal_complement=opposite(signals) if shared else None,
     )
     predicting = body(sequence + signals)

@@ -11,17 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from regmask_sk.losses import beta_prior, budget_penalty, continuity_penalty, kl_beta
-from regmask_sk.masking import MaskedExpressionModel, MaskKind
-from regmask_sk.ops.gates import random_block_masks, sample_relaxed_bernoulli, straight_through
+from regmask_sk.distributions import GateDistribution
+from regmask_sk.losses import Continuity, budget_penalty, continuity_penalty, transition_penalty
+from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
+from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
-TEMPERATURE = 0.5  # of the relaxed Bernoulli gates
 START_SHARE = 0.5  # share of bases that the generator starts from
 ANNEALED = 0.6  # of the generator's stage, after which the share is the budget
 OPEN_SHARE = 0.25  # of the windows that the predictor's stage leaves fully open, in the end
 OPEN_UNTIL = (0.2, 0.5)  # of that stage: all windows open until then, the share falls until then
 RANDOM_SHARE = 0.3  # of the windows of the fine-tuning stage that get random masks
-FINETUNE_NOISE = 0.3  # of the relaxed samples of that stage, against 1 in the generator's
+FINETUNE_NOISE = 0.3  # of the samples of that stage, against 1 in the generator's
 LEAK = 1e-6  # what a closed gate lets through in training
 VALIDATION_SEED = 2025
 
@@ -52,31 +52,52 @@ def _leaking(gates: Tensor) -> Tensor:
     return gates + LEAK * (1.0 - gates)
 
 
-def _soft_or_hard(openness: Tensor, *, noise: float) -> Tensor:
+def _sampled(
+    model: MaskedExpressionModel,
+    gates: GateDistribution,
+    correlation: float,
+    *,
+    noise: float = 1.0,
+) -> Tensor:
+    """Sample gates, over `correlation` base pairs together; noise of 1 gives their distribution."""
+    if noise == 1.0 and correlation == 0.0:
+        return gates.sample()
+    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.resolution))
+
+
+def _soft_or_hard(
+    model: MaskedExpressionModel, gates: GateDistribution, correlation: float, *, noise: float
+) -> Tensor:
     """Gates of a batch as means, for half of the windows, and as 0/1 samples for the others.
 
     The samples pass the gradient of a relaxed one. A fitted model is read in both ways; with
     relaxed samples alone, the information that their values between 0 and 1 carry would be
     missing from its hard masks.
     """
-    relaxed = sample_relaxed_bernoulli(openness, TEMPERATURE, noise=noise)
+    relaxed = _sampled(model, gates, correlation, noise=noise)
     hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
-    is_soft = torch.rand(len(openness), 1, device=openness.device) < 0.5
-    return torch.where(is_soft, torch.sigmoid(openness), hard)
+    is_soft = torch.rand(len(relaxed), 1, device=relaxed.device) < 0.5
+    return torch.where(is_soft, gates.mean, hard)
+
+
+def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
+    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
 
 
 def _gate_penalty(
     model: MaskedExpressionModel,
-    openness: Tensor,
+    gates: GateDistribution,
+    room: Room | None,
     budget: float,
     multiplier: float,
     continuity_weight: float,
+    continuity: Continuity,
 ) -> tuple[Tensor, Tensor]:
     """Penalty of the gates' means, and the mean share of bases that they keep."""
-    means = torch.sigmoid(openness)
-    kept = model.kept_share(means)
+    means = gates.mean
+    kept = model.kept_share(means, room)
     penalty = budget_penalty(kept, budget, multiplier)
-    return penalty + continuity_weight * continuity_penalty(means), kept.mean()
+    return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
 
 
 def open_share(progress: float) -> float:
@@ -95,12 +116,18 @@ def open_share(progress: float) -> float:
 
 
 def predictor_outcome(
-    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, progress: float
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    forced: Tensor | None = None,
+    *,
+    progress: float,
 ) -> Outcome:
     """Predict under random masks, which know nothing of the target."""
     gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
-    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    return Outcome([predicted], None, x.new_zeros(()), model.kept_share(gates).mean())
+    predicted = model.predictor(x, model.expand(_leaking(gates), forced), covariates)
+    kept = model.kept_share(gates, model.room(forced)).mean()
+    return Outcome([predicted], None, x.new_zeros(()), kept)
 
 
 def annealed_budget(budget: float, progress: float) -> float:
@@ -119,10 +146,13 @@ def generator_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     budget: float,
     multiplier: float,
     continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
     """Keep the open window's prediction with a budget of bases; the predictor is fixed.
 
@@ -131,11 +161,13 @@ def generator_outcome(
     """
     model.predictor.eval()
     with torch.no_grad():
-        target = model.predictor(x, torch.ones_like(x[:, 0]), covariates)
-    openness = model.openness(x)
-    gates = _soft_or_hard(openness, noise=1.0)
-    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    penalty, kept = _gate_penalty(model, openness, budget, multiplier, continuity_weight)
+        target = model.predictor(x, model.open_window(x, forced), covariates)
+    gates = model.generator(x)
+    drawn = _soft_or_hard(model, gates, gate_correlation, noise=1.0)
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
+    penalty, kept = _gate_penalty(
+        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
+    )
     return Outcome([predicted], target, penalty, kept)
 
 
@@ -143,22 +175,28 @@ def finetune_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     budget: float,
     multiplier: float,
     continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
     """Train both under the generator's masks mixed with random ones.
 
     The random masks keep the predictor honest: it still answers for masks that know nothing
     of the target.
     """
-    openness = model.openness(x)
+    gates = model.generator(x)
     random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
     draw = torch.rand(len(x), 1, device=x.device)
-    gates = torch.where(draw < RANDOM_SHARE, random, _soft_or_hard(openness, noise=FINETUNE_NOISE))
-    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    penalty, kept = _gate_penalty(model, openness, budget, multiplier, continuity_weight)
+    own = _soft_or_hard(model, gates, gate_correlation, noise=FINETUNE_NOISE)
+    drawn = torch.where(draw < RANDOM_SHARE, random, own)
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
+    penalty, kept = _gate_penalty(
+        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
+    )
     return Outcome([predicted], None, penalty, kept)
 
 
@@ -166,46 +204,56 @@ def joint_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
     covariates: Tensor,
+    forced: Tensor | None = None,
     *,
     kind: MaskKind,
     kl_weight: float,
     prior_mean: float,
     prior_concentration: float,
+    continuity_weight: float = 0.0,
+    continuity: Continuity = "difference",
+    gate_correlation: float = 0.0,
 ) -> Outcome:
-    """Predict under sampled Beta gates; penalise their divergence from the prior.
+    """Predict under sampled gates; penalise their divergence from the prior.
 
     Su et al. (2025), eq. 5. A hard or top-k mask is 0/1 in forward and passes the
     gradient of the sample, so that the prediction loss reaches the generator.
     """
-    a, b = model.generator(x)
-    # What is no number is left to the loss, which says what to do about it.
-    finite = bool(torch.isfinite(a).all() and torch.isfinite(b).all())
-    gates = torch.distributions.Beta(a, b).rsample() if finite else torch.full_like(a, torch.nan)
+    gates: GateDistribution = model.generator(x)
+    drawn, room = _sampled(model, gates, gate_correlation), model.room(forced)
     if kind == "hard":
-        gates = straight_through(gates, (gates >= 0.5).to(gates.dtype))
+        drawn = straight_through(drawn, (drawn >= 0.5).to(drawn.dtype))
     elif kind == "topk":
-        gates = straight_through(gates, model.topk_gates(torch.logit(gates.detach(), 1e-6)))
-    predicted = model.predictor(x, model.expand(_leaking(gates)), covariates)
-    penalty = kl_weight * kl_beta(a, b, *beta_prior(prior_mean, prior_concentration)).mean()
-    return Outcome([predicted], None, penalty, model.kept_share(gates).mean())
+        drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6), room))
+    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
+    penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
+    if continuity_weight > 0.0:
+        penalty = penalty + continuity_weight * _continuity(gates.mean, continuity)
+    return Outcome([predicted], None, penalty, model.kept_share(drawn, room).mean())
 
 
 def validation_outcome(
-    model: MaskedExpressionModel, x: Tensor, covariates: Tensor, *, stage: str, kind: MaskKind
+    model: MaskedExpressionModel,
+    x: Tensor,
+    covariates: Tensor,
+    forced: Tensor | None = None,
+    *,
+    stage: str,
+    kind: MaskKind,
 ) -> Outcome:
     """Predictions by which epochs of a stage are compared.
 
     The predictor's stage is judged on the open window and on random masks, the same ones
     in each epoch; the others on the masks that a fitted model would use.
     """
-    zero = x.new_zeros(())
+    zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
         random = torch.Generator().manual_seed(VALIDATION_SEED)
         gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
         gates = gates.to(x.device)
-        masks = [torch.ones_like(x[:, 0]), model.expand(gates)]
+        masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predict(x, mask, covariates) for mask in masks]
-        return Outcome(predictions, None, zero, model.kept_share(gates).mean())
-    gates = model.gates(model.openness(x), kind)
-    predicted = model.predict(x, model.expand(gates), covariates)
-    return Outcome([predicted], None, zero, model.kept_share(gates).mean())
+        return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())
+    gates = model.gates(model.openness(x), kind, room)
+    predicted = model.predict(x, model.expand(gates, forced), covariates)
+    return Outcome([predicted], None, zero, model.kept_share(gates, room).mean())

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from regmask_sk.losses import RegressionLoss
+from regmask_sk.losses import Continuity, RegressionLoss
 from regmask_sk.masking import MaskKind
 
 StageName = Literal["predictor", "generator", "finetune", "joint"]
@@ -61,6 +61,8 @@ class Settings:
     ema_decay: float
     patience: int
     continuity_weight: float
+    continuity: Continuity
+    gate_correlation: float
     kl_weight: float
     prior_mean: float
     prior_concentration: float

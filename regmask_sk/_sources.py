@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from regmask_sk._regions import Regions
 from regmask_sk.genome import BigWigReader, FastaReader, Reader, shorten
 from regmask_sk.windows import Interval, Windows
 
@@ -57,44 +56,6 @@ class SequenceSource:
     def cache_key(self, *, fitted: bool) -> str:
         """Identify the file."""
         return self.reader.signature()
-
-
-@dataclass(frozen=True, eq=False)
-class Regions:
-    """Regions of the genome, for finding those inside an interval.
-
-    Parameters
-    ----------
-    by_chrom : dict of str to ndarray of shape (n, 2), int64
-        Start and end of each, 0-based and half-open, sorted and without overlaps.
-    """
-
-    by_chrom: dict[str, NDArray[np.int64]]
-
-    @classmethod
-    def from_table(cls, table: pd.DataFrame) -> Regions:
-        """Sort and merge the regions of a table with columns chrom, start and end."""
-        by_chrom = {}
-        for chrom, group in table.sort_values("start").groupby("chrom"):
-            starts = group["start"].to_numpy(dtype=np.int64)
-            ends = np.maximum.accumulate(group["end"].to_numpy(dtype=np.int64))
-            first = np.append(True, starts[1:] > ends[:-1])
-            last = np.append(first[1:], True)
-            by_chrom[str(chrom)] = np.stack([starts[first], ends[last]], axis=1)
-        return cls(by_chrom)
-
-    def within(self, chrom: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Give the regions that overlap an interval."""
-        found = self.by_chrom.get(chrom)
-        if found is not None:
-            low = np.searchsorted(found[:, 1], start, side="right")
-            high = np.searchsorted(found[:, 0], end, side="left")
-            yield from found[low:high].tolist()
-
-    def digest(self) -> str:
-        """Identify the regions."""
-        listed = [(chrom, array.tolist()) for chrom, array in sorted(self.by_chrom.items())]
-        return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,8 @@ from regmask_sk._batches import Batch, WindowDataset
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk.losses import regression_loss
-from regmask_sk.masking import MaskedExpressionModel, MaskKind
+from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
+from regmask_sk.ops.gates import logistic_noise
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
 _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
@@ -300,8 +301,13 @@ class RegMaskNet(NeuralNet):
                 module, **inputs, stage=self.stage.name, kind=kind
             )
 
-    def _training_outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+    def _training_outcome(self, inputs: dict[str, Any]) -> Outcome:
         model, settings = self.module_, self.settings
+        sampled: dict[str, Any] = {
+            "continuity_weight": settings.continuity_weight,
+            "continuity": settings.continuity,
+            "gate_correlation": settings.gate_correlation,
+        }
         match self.stage.name:
             case "predictor":
                 return _objectives.predictor_outcome(model, **inputs, progress=self._share_done())
@@ -316,7 +322,7 @@ class RegMaskNet(NeuralNet):
                     **inputs,
                     budget=budget,
                     multiplier=self.progress_.multiplier,
-                    continuity_weight=settings.continuity_weight,
+                    **sampled,
                 )
                 excess = float(outcome.kept.detach()) - budget
                 # Never below 0: a base that costs less than nothing would be kept for that.
@@ -331,6 +337,7 @@ class RegMaskNet(NeuralNet):
                     kl_weight=settings.kl_weight,
                     prior_mean=settings.prior_mean,
                     prior_concentration=settings.prior_concentration,
+                    **sampled,
                 )
 
     def get_loss(
@@ -376,16 +383,26 @@ class RegMaskNet(NeuralNet):
             Training rows; an evenly spaced sample of at most 2,048 of them is read.
         """
         module = self.ready_module.eval()
-        if module.generator.distribution == "beta":
+        if self.stage.name == "joint":
             return
         step = -(-len(train) // _CALIBRATION_WINDOWS)
-        plain = WindowDataset(train.x, train.covariates)
+        plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         sample = Subset(plain, range(0, len(train), step))
-        with self._autocast():
-            openness = torch.cat([module.openness(batch["x"]) for batch in self.batches(sample)])
+        parts, rooms = [], []
+        for batch in self.batches(sample):
+            with self._autocast():
+                parts.append(module.openness(batch["x"]))
+            rooms.append(module.room(batch.get("forced")))
+        openness = torch.cat(parts)
+        known = [room for room in rooms if room is not None]
+        room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
         for owner in {id(m): m for m in (module, self.module_)}.values():
-            owner.soft_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "soft"))
-            owner.hard_shift.fill_(budget_shift(module, openness, self.settings.sparsity, "hard"))
+            owner.soft_shift.fill_(
+                budget_shift(module, openness, self.settings.sparsity, "soft", room)
+            )
+            owner.hard_shift.fill_(
+                budget_shift(module, openness, self.settings.sparsity, "hard", room)
+            )
 
     @torch.no_grad()
     def predict_batches(
@@ -408,15 +425,77 @@ class RegMaskNet(NeuralNet):
             ``(batch, n_outputs)`` predictions and ``(batch, length)`` masks, float32.
         """
         module = self.ready_module.eval()
+        for inputs, n_rows in self._filled_batches(dataset):
+            with self._autocast():
+                output = module(**inputs, kind=kind)
+            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+
+    @torch.no_grad()
+    def mask_batches(
+        self, dataset: WindowDataset, kind: MaskKind
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Masks of the rows of a dataset, and the standard deviations of their gates.
+
+        Parameters
+        ----------
+        dataset, kind
+            As in :meth:`predict_batches`.
+
+        Yields
+        ------
+        tuple of Tensor
+            ``(batch, length)`` masks, as :meth:`predict_batches` gives them, and standard
+            deviations, float32.
+        """
+        module = self.ready_module.eval()
+        for inputs, n_rows in self._filled_batches(dataset):
+            with self._autocast():
+                gates = module.gate_distribution(inputs["x"])
+            forced = inputs.get("forced")
+            mask = module.expand(module.gates(gates.log_odds, kind, module.room(forced)), forced)
+            std = module.mask_std(gates, kind, forced)
+            yield mask[:n_rows].float().cpu(), std[:n_rows].float().cpu()
+
+    @torch.no_grad()
+    def sample_batches(
+        self, dataset: WindowDataset, kind: MaskKind, n_samples: int
+    ) -> Iterator[Tensor]:
+        """Predictions of the rows of a dataset under masks that are sampled.
+
+        Parameters
+        ----------
+        dataset, kind
+            As in :meth:`predict_batches`.
+        n_samples : int
+            Masks a row.
+
+        Yields
+        ------
+        Tensor of shape (batch, n_samples, n_outputs), float32
+            Predictions.
+        """
+        module = self.ready_module.eval()
+        correlation = self.settings.gate_correlation / module.resolution
+        for inputs in self.batches(dataset):
+            x, covariates, forced = inputs["x"], inputs["covariates"], inputs.get("forced")
+            predictions, room = [], module.room(forced)
+            with self._autocast():
+                gates = module.gate_distribution(x)
+                for _ in range(n_samples):
+                    noise = logistic_noise(gates.log_odds, correlation)
+                    mask = module.expand(module.drawn_gates(gates, kind, noise, room), forced)
+                    predictions.append(module.predict(x, mask, covariates).float().cpu())
+            yield torch.stack(predictions, dim=1)
+
+    def _filled_batches(self, dataset: WindowDataset) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Batches, and how many of their rows count."""
         for inputs in self.batches(dataset):
             n_rows = len(inputs["x"])
             if inputs["x"][0, 0].numel() * self.batch_size <= _FILL_UP_BASES:
                 inputs = {
                     name: _filled_up(value, self.batch_size) for name, value in inputs.items()
                 }
-            with self._autocast():
-                output = module(**inputs, kind=kind)
-            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+            yield inputs, n_rows
 
 
 def _filled_up(rows: Tensor, n_rows: int) -> Tensor:
@@ -425,7 +504,11 @@ def _filled_up(rows: Tensor, n_rows: int) -> Tensor:
 
 
 def budget_shift(
-    model: MaskedExpressionModel, openness: Tensor, budget: float, kind: Literal["soft", "hard"]
+    model: MaskedExpressionModel,
+    openness: Tensor,
+    budget: float,
+    kind: Literal["soft", "hard"],
+    room: Room | None = None,
 ) -> float:
     """Shift of the openness by which masks of a kind keep a budget, found by bisection.
 
@@ -439,6 +522,8 @@ def budget_shift(
         Wanted mean share of kept bases, promoter included.
     kind : {"soft", "hard"}
         Kind of mask.
+    room : Room, optional
+        What the gates of each of the windows decide about, where that is not the same for all.
 
     Returns
     -------
@@ -450,7 +535,7 @@ def budget_shift(
         middle = 0.5 * (low + high)
         shifted = openness + middle
         gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
-        if float(model.kept_share(gates).mean()) < budget:
+        if float(model.kept_share(gates, room).mean()) < budget:
             low = middle
         else:
             high = middle

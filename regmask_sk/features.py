@@ -19,7 +19,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from regmask_sk._cache import FolderStore, MemoryStore, content_key
-from regmask_sk._sources import Regions, SequenceSource, SignalSource, learn_scale
+from regmask_sk._regions import Regions
+from regmask_sk._sources import SequenceSource, SignalSource, learn_scale
 from regmask_sk.genome import BigWigReader, FastaReader, check_chromosomes, shorten
 from regmask_sk.loci import check_loci, read_regions
 from regmask_sk.windows import Windows

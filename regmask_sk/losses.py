@@ -11,6 +11,7 @@ Symbols
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RegressionLoss = Literal["squared_error", "huber"]
+Continuity = Literal["difference", "transitions"]
 
 
 def regression_loss(
@@ -106,6 +108,39 @@ def kl_beta(a: Tensor, b: Tensor, prior_a: float, prior_b: float) -> Tensor:
     )
 
 
+def kl_bernoulli(log_odds: Tensor, prior_mean: float) -> Tensor:
+    """Kullback-Leibler divergence from Bernoulli gates to Bernoulli(prior_mean), elementwise.
+
+    Parameters
+    ----------
+    log_odds : Tensor of any shape
+        Log-odds of being open.
+    prior_mean : float
+        Probability of being open under the prior, strictly between 0 and 1.
+
+    Returns
+    -------
+    Tensor of the shape of `log_odds`
+        ``p log(p / prior_mean) + (1 - p) log((1 - p) / (1 - prior_mean))`` in nats, finite for
+        any log-odds.
+
+    References
+    ----------
+    Paranjape et al., "An information bottleneck approach for controlling conciseness in
+    rationale extraction", EMNLP 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> kl_bernoulli(torch.tensor([0.0, 100.0]), 0.5)
+    tensor([0.0000, 0.6931])
+    """
+    p = torch.sigmoid(log_odds)
+    open_ = F.logsigmoid(log_odds) - math.log(prior_mean)
+    closed = F.logsigmoid(-log_odds) - math.log1p(-prior_mean)
+    return p * open_ + torch.sigmoid(-log_odds) * closed
+
+
 def beta_prior(mean: float, concentration: float) -> tuple[float, float]:
     """Parameters of the Beta prior with a given mean and concentration.
 
@@ -169,6 +204,10 @@ def continuity_penalty(mask: Tensor) -> Tensor:
     Tensor of shape ()
         0 for a mask without edges; 0 as well where there is but one position.
 
+    See Also
+    --------
+    transition_penalty : Counts undecided neighbours too.
+
     Examples
     --------
     >>> import torch
@@ -178,3 +217,39 @@ def continuity_penalty(mask: Tensor) -> Tensor:
     if mask.shape[-1] < 2:
         return mask.new_zeros(())
     return mask.diff(dim=-1).abs().mean()
+
+
+def transition_penalty(opened: Tensor) -> Tensor:
+    """Give the expected share of neighbouring gates that differ, one open and one closed.
+
+    For independent gates that are open with the probabilities ``p`` this is the mean of
+    ``p[t] * (1 - p[t + 1]) + (1 - p[t]) * p[t + 1]`` (Bastings et al., 2019, section 4).
+
+    Parameters
+    ----------
+    opened : Tensor of shape (batch, length)
+        Probabilities of being open, in [0, 1].
+
+    Returns
+    -------
+    Tensor of shape ()
+        0 where all gates are surely open or surely closed together; 0 as well where there is but
+        one position.
+
+    See Also
+    --------
+    continuity_penalty : Does not count how undecided gates are: two neighbours at 1/2 cost
+        nothing there, as one value follows the other, and 1/2 here, as their samples differ half
+        of the time. Both agree on masks of 0 and 1. So this one also pushes gates to a decision.
+
+    Examples
+    --------
+    >>> import torch
+    >>> undecided = torch.tensor([[0.5, 0.5]])
+    >>> transition_penalty(undecided), continuity_penalty(undecided)
+    (tensor(0.5000), tensor(0.))
+    """
+    if opened.shape[-1] < 2:
+        return opened.new_zeros(())
+    left, right = opened[..., :-1], opened[..., 1:]
+    return (left * (1.0 - right) + (1.0 - left) * right).mean()

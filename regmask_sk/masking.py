@@ -10,8 +10,11 @@ Symbols
     Log-odds of a gate's mean, ``(batch, T)``: above 0 a gate is more open than closed.
 ``m``
     Mask over bases, ``(batch, length)`` in [0, 1].
+``forced``
+    Bases about which no gate decides, ``(batch, length)``: -1 closed, 1 open, 0 free. The
+    promoter is open whatever it says.
 ``a, b``
-    Parameters of the Beta distribution of a gate.
+    Parameters of a gate whose family has two, such as Beta.
 
 The generator reads the window and gives each gate its distribution; the predictor sees
 ``x * m`` and ``m`` itself, so that a closed base and an absent one differ. How the two
@@ -30,18 +33,22 @@ ICML 2024: reverse-complement symmetry by shared weights, or by averaging both s
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
+from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
 from regmask_sk.ops.strands import reverse_complement
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
+Evidence = Literal["learned"] | EvidencePreset
 
-#: Floor under the parameters of a Beta gate: the gradient of the divergence to the
+#: Floor under the parameters of gates that have two: the gradient of the divergence to the
 #: prior is of the order of the inverse square of a parameter.
 BETA_FLOOR = 0.05
 _LOG_ODDS_LIMIT = 12.0
@@ -68,6 +75,21 @@ class MaskOutput(NamedTuple):
     mask: Tensor
 
 
+class Room(NamedTuple):
+    """What gates decide about.
+
+    Attributes
+    ----------
+    free : Tensor of shape (batch, T)
+        Number of bases of each token that are neither closed nor open in any case.
+    opened : Tensor of shape (batch,)
+        Number of bases of each window that are open in any case, promoter included.
+    """
+
+    free: Tensor
+    opened: Tensor
+
+
 class Generator(nn.Module):
     """Reads a window and gives each gate its distribution.
 
@@ -81,8 +103,11 @@ class Generator(nn.Module):
         Indices of the channels that add evidence of their own, track by track.
     n_tokens : int
         Number of gates of a window.
-    distribution : {"relaxed_bernoulli", "beta"}
-        Family of the gates.
+    distribution : {"beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}
+        Family of the gates, see :mod:`regmask_sk.distributions`.
+    evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
+        How tracks enter gates of two parameters: with learned weights, or by the published
+        formulas, :func:`regmask_sk.ops.evidence.seq2exp_gates`, in which nothing is learned.
     signal_complement : tuple of int, optional
         For each signal the one that holds it on the opposite strand. If given, the gates
         turn with the window: position and tracks weigh the same on either strand. The body
@@ -90,15 +115,17 @@ class Generator(nn.Module):
 
     Notes
     -----
-    Relaxed Bernoulli gates have log-odds that add up the body's reading, the evidence of
-    each track, and a learned bias of the position in the window, averaged over each token
-    and its two neighbours: elements are longer than a token.
+    A gate of one parameter, the location of hard concrete and relaxed Bernoulli gates, has a
+    location that adds up the body's reading, the evidence of each track, and a learned bias of
+    the position in the window, averaged over each token and its two neighbours: elements are
+    longer than a token.
 
-    With ``"beta"`` the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
+    Of a gate of two parameters the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
     ``Beta(1 + w * max(s, 0), 1 + w * max(-s, 0) + v)`` with learned non-negative ``w``
     and ``v``. The normalised product of Beta densities is again a Beta density, with
     parameters ``a1 + sum(a2 - 1)`` and ``b1 + sum(b2 - 1)`` (Su et al. 2025,
-    Proposition 2); the -1 that belongs to it is kept here.
+    Proposition 2); the -1 that belongs to it is kept here. Kumaraswamy gates take the same two
+    numbers; for them the product is no longer exact.
     """
 
     body_index: Tensor
@@ -111,31 +138,35 @@ class Generator(nn.Module):
         body_channels: tuple[int, ...],
         signal_channels: tuple[int, ...],
         n_tokens: int,
-        distribution: Literal["relaxed_bernoulli", "beta"],
+        distribution: DistributionName,
+        evidence: Evidence = "learned",
         signal_complement: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.signal_complement = None if signal_complement is None else list(signal_complement)
-        self.distribution = distribution
+        # Any: its parameters are given by position, one or two.
+        self.distribution: Any = DISTRIBUTIONS[distribution]
         self.resolution = cast(int, backbone.resolution)
         self.n_tokens = n_tokens
-        n_parameters = 2 if distribution == "beta" else 1
+        n_parameters = self.distribution.n_parameters
         self.head = nn.Conv1d(cast(int, backbone.out_channels), n_parameters, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
-        self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
-        if distribution == "beta":
+        self.evidence = evidence
+        if evidence == "learned":
+            self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
+        if n_parameters == 2 and evidence == "learned":
             self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
-        else:
+        if n_parameters == 1:
             self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
         self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
         self.register_buffer(
             "signal_index", torch.tensor(signal_channels, dtype=torch.long), persistent=False
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters of the gates.
+    def forward(self, x: Tensor) -> GateDistribution:
+        """Distribution of the gates.
 
         Parameters
         ----------
@@ -144,9 +175,8 @@ class Generator(nn.Module):
 
         Returns
         -------
-        tuple of two Tensors of shape (batch, T), float32
-            ``(a, b)`` of Beta gates. For relaxed Bernoulli gates the log-odds of being
-            open and of being closed, the second one always 0.
+        GateDistribution of shape (batch, T), float32
+            Of the generator's family.
         """
         h = self.backbone(torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1))
         # The head and all that follows stay in float32 under autocast: Beta has no
@@ -154,26 +184,38 @@ class Generator(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             raw = self.head(h.float())
             tracks = pool_to_tokens(x[:, self.signal_index].float(), self.resolution)
-            track_weight: Tensor = self.track_weight
-            if self.signal_complement is not None:
-                track_weight = 0.5 * (track_weight + track_weight[self.signal_complement])
-            if self.distribution == "relaxed_bernoulli":
-                evidence = torch.einsum("bct,c->bt", tracks, track_weight)
-                position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
-                if self.signal_complement is not None:
-                    position = 0.5 * (position + position.flip(1))
-                openness = F.avg_pool1d(
-                    _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
-                    _SMOOTHED,
-                    stride=1,
-                    padding=_SMOOTHED // 2,
-                    count_include_pad=False,
-                )[:, 0]
-                return openness.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT), torch.zeros_like(openness)
-            weight = F.softplus(track_weight)[:, None]
-            a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
-            b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
-            return a, b + F.softplus(self.track_offset).sum()
+            if self.distribution.n_parameters == 1:
+                return cast(GateDistribution, self.distribution(self._location(raw, tracks)))
+            return cast(GateDistribution, self.distribution(*self._shapes(raw, tracks)))
+
+    def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
+        evidence = torch.einsum("bct,c->bt", tracks, self._track_weight())
+        position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+        if self.signal_complement is not None:
+            position = 0.5 * (position + position.flip(1))
+        location = F.avg_pool1d(
+            _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
+            _SMOOTHED,
+            stride=1,
+            padding=_SMOOTHED // 2,
+            count_include_pad=False,
+        )[:, 0]
+        return location.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
+
+    def _shapes(self, raw: Tensor, tracks: Tensor) -> tuple[Tensor, Tensor]:
+        if self.evidence != "learned":
+            shapes = seq2exp_gates(raw[:, 0], raw[:, 1], tracks, self.evidence)
+            # The hard variant's a goes to 0 where there is no signal.
+            return shapes[0].clamp_min(BETA_FLOOR), shapes[1].clamp_min(BETA_FLOOR)
+        weight = F.softplus(self._track_weight())[:, None]
+        a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
+        b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
+        return a, b + F.softplus(self.track_offset).sum()
+
+    def _track_weight(self) -> Tensor:
+        if self.signal_complement is None:
+            return self.track_weight
+        return 0.5 * (self.track_weight + self.track_weight[self.signal_complement])
 
 
 class Readout(nn.Module):
@@ -365,46 +407,112 @@ class MaskedExpressionModel(nn.Module):
         if torch.equal(self.generator.body_index, self.predictor.body_index):
             self.generator.backbone.load_state_dict(self.predictor.backbone.state_dict())
 
+    def gate_distribution(self, x: Tensor) -> GateDistribution:
+        """Distribution of the gates, ``(batch, T)``, before any shift.
+
+        A conjoined model in evaluation averages the parameters that either strand gives.
+        """
+        gates: GateDistribution = self.generator(x)
+        if self.conjoined and not self.training:
+            turned = vars(self.generator(reverse_complement(x, self.complement)))
+            gates = replace(
+                gates,  # type: ignore[type-var]
+                **{
+                    name: 0.5 * (value + turned[name].flip(1))
+                    for name, value in vars(gates).items()
+                    if isinstance(value, Tensor)
+                },
+            )
+        return gates
+
     def openness(self, x: Tensor) -> Tensor:
         """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
-        openness = self._openness(x)
-        if self.conjoined and not self.training:
-            turned = reverse_complement(x, self.complement)
-            openness = 0.5 * (openness + self._openness(turned).flip(1))
-        return openness
+        return self.gate_distribution(x).log_odds
 
-    def _openness(self, x: Tensor) -> Tensor:
-        a, b = self.generator(x)
-        return a - b if self.generator.distribution == "relaxed_bernoulli" else a.log() - b.log()
+    def room(self, forced: Tensor | None) -> Room | None:
+        """Bases that the gates of each window decide about, where that differs by window."""
+        if forced is None:
+            return None
+        forced = self._with_promoter(forced)
+        free = F.pad((forced == 0).float(), (0, self.n_tokens * self.resolution - self.length))
+        free = free.view(-1, self.n_tokens, self.resolution).sum(2)
+        return Room(free, (forced > 0).float().sum(1))
 
-    def gates(self, openness: Tensor, kind: MaskKind) -> Tensor:
+    def _with_promoter(self, forced: Tensor) -> Tensor:
+        first, last = self.promoter
+        ones = torch.ones_like(forced[:, first:last])
+        return torch.cat([forced[:, :first], ones, forced[:, last:]], dim=1)
+
+    def gates(self, openness: Tensor, kind: MaskKind, room: Room | None = None) -> Tensor:
         """Deterministic gates of a fitted model, ``(batch, T)``, of the wanted kind."""
         if kind == "soft":
             return torch.sigmoid(openness + self.soft_shift)
         if kind == "hard":
             return (openness + self.hard_shift > 0).to(openness.dtype)
-        return self.topk_gates(openness)
+        return self.topk_gates(openness, room)
 
-    def topk_gates(self, openness: Tensor) -> Tensor:
+    def shifted(self, gates: GateDistribution, kind: MaskKind) -> GateDistribution:
+        """Distribution of the gates of a fitted model, as a kind of mask reads them."""
+        shift = {"soft": float(self.soft_shift), "hard": float(self.hard_shift)}.get(kind, 0.0)
+        return gates if shift == 0.0 else gates.shifted(shift)
+
+    def drawn_gates(
+        self,
+        gates: GateDistribution,
+        kind: MaskKind,
+        noise: Tensor | None = None,
+        room: Room | None = None,
+    ) -> Tensor:
+        """Sample the gates of a fitted model, ``(batch, T)``, of the wanted kind."""
+        gates = self.shifted(gates, kind)
+        if kind == "soft":
+            return gates.draw(noise)
+        drawn = gates.sample(noise)
+        if kind == "hard":
+            return (drawn > 0.5).to(drawn.dtype)
+        return self.topk_gates(torch.logit(drawn, 1e-6), room)
+
+    def mask_std(
+        self, gates: GateDistribution, kind: MaskKind, forced: Tensor | None = None
+    ) -> Tensor:
+        """Give the standard deviation of each base's gate; 0 where a base is forced."""
+        std = self.shifted(gates, kind).std
+        always_open = self.expand(torch.zeros_like(std), forced)
+        return self.expand(std, forced) * (1.0 - always_open)
+
+    def topk_gates(self, openness: Tensor, room: Room | None = None) -> Tensor:
         """Open as many of the most open gates of each window as the budget allows."""
-        promoter_bases = self.promoter[1] - self.promoter[0]
-        wanted = max(self.sparsity * self.length - promoter_bases, 0.0)
-        ranked = openness.masked_fill(self.free_bases == 0, -torch.inf)
+        if room is None:
+            promoter_bases = self.promoter[1] - self.promoter[0]
+            room = Room(
+                self.free_bases.expand_as(openness),
+                openness.new_full((len(openness),), promoter_bases),
+            )
+        wanted = (self.sparsity * self.length - room.opened).clamp_min(0.0).unsqueeze(1)
+        ranked = openness.masked_fill(room.free == 0, -torch.inf)
         order = ranked.argsort(dim=1, descending=True)
-        spent = self.free_bases[order].cumsum(dim=1)
+        costs = room.free.gather(1, order)
         # A gate is opened while at least half of its bases fit into what is left.
-        opened = (spent - 0.5 * self.free_bases[order] <= wanted).to(openness.dtype)
+        opened = (costs.cumsum(dim=1) - 0.5 * costs <= wanted).to(openness.dtype)
         return torch.zeros_like(openness).scatter(1, order, opened)
 
-    def expand(self, gates: Tensor) -> Tensor:
-        """Mask over bases, ``(batch, length)``, from gates; the promoter is kept open."""
+    def expand(self, gates: Tensor, forced: Tensor | None = None) -> Tensor:
+        """Mask over bases, ``(batch, length)``, from gates; forced bases, and last the promoter."""
         mask = gates.repeat_interleave(self.resolution, dim=1)[:, : self.length]
-        first, last = self.promoter
-        ones = torch.ones_like(mask[:, first:last])
-        return torch.cat([mask[:, :first], ones, mask[:, last:]], dim=1)
+        if forced is not None:
+            mask = torch.where(forced < 0, 0.0, torch.where(forced > 0, 1.0, mask))
+        return self._with_promoter(mask)
 
-    def kept_share(self, gates: Tensor) -> Tensor:
+    def open_window(self, x: Tensor, forced: Tensor | None = None) -> Tensor:
+        """Mask that keeps all but the bases that are closed in any case, ``(batch, length)``."""
+        if forced is None:
+            return torch.ones_like(x[:, 0])
+        return self.expand(x.new_ones(len(x), self.n_tokens), forced)
+
+    def kept_share(self, gates: Tensor, room: Room | None = None) -> Tensor:
         """Share of each window's bases that gates keep, promoter included, ``(batch,)``."""
+        if room is not None:
+            return ((gates * room.free).sum(1) + room.opened) / self.length
         promoter_bases = self.promoter[1] - self.promoter[0]
         return (gates @ self.free_bases + promoter_bases) / self.length
 
@@ -424,6 +532,7 @@ class MaskedExpressionModel(nn.Module):
         x: Tensor,
         covariates: Tensor,
         mask: Tensor | None = None,
+        forced: Tensor | None = None,
         *,
         kind: MaskKind = "soft",
     ) -> MaskOutput:
@@ -436,7 +545,9 @@ class MaskedExpressionModel(nn.Module):
         covariates : Tensor of shape (batch, n_covariates)
             Standardised covariates.
         mask : Tensor of shape (batch, length), optional
-            Mask to predict under; by default the generator's own.
+            Mask to predict under, as it is; by default the generator's own.
+        forced : Tensor of shape (batch, length), optional
+            Bases that the generator's masks close (-1) or open (1) in any case.
         kind : {"soft", "hard", "topk"}
             How the generator's mask is read.
 
@@ -446,5 +557,6 @@ class MaskedExpressionModel(nn.Module):
             Prediction and mask.
         """
         if mask is None:
-            mask = self.expand(self.gates(self.openness(x), kind))
+            gates = self.gates(self.openness(x), kind, self.room(forced))
+            mask = self.expand(gates, forced)
         return MaskOutput(self.predict(x, mask, covariates), mask)

@@ -46,7 +46,7 @@ _CLASSES = {
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
 _FITTED_NAME = re.compile(r"[a-z][a-z0-9_]*_")
 _STEP_KEYS = {"name", "class", "params", "fitted", "set_output"}
-_PATHS = {"fasta", "tracks", "blacklist", "path"}
+_PATHS = {"fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions"}
 
 
 class ModelDescription(NamedTuple):

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, TransformerMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
-from regmask_sk._batches import WindowDataset
+from regmask_sk._batches import WindowDataset, forced_bases
 from regmask_sk._model import build_model, promoter_window
-from regmask_sk._parameters import check_parameters
+from regmask_sk._parameters import check_evidence_tracks, check_parameters
 from regmask_sk._plan import Settings, Stage
+from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk._training import RegMaskNet
-from regmask_sk.losses import RegressionLoss, regression_loss
-from regmask_sk.masking import MaskedExpressionModel
+from regmask_sk.distributions import DistributionName
+from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
+from regmask_sk.masking import Evidence, MaskedExpressionModel
 from regmask_sk.windows import Windows
+
+
+class MaskMoments(NamedTuple):
+    """Masks, and the standard deviations of their gates.
+
+    Attributes
+    ----------
+    mask, std : ndarray of shape (n, length), float32
+        Column by column as ``RegMaskRegressor.transform`` gives them.
+    """
+
+    mask: NDArray[np.float32]
+    std: NDArray[np.float32]
 
 
 class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
@@ -46,7 +63,19 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         ``"decoupled"`` trains the predictor under random masks, then the generator
         against it, then the predictor under the generator's masks mixed with random
         ones. ``"joint"`` is the published objective (Su et al., 2025): both together,
-        with Beta gates and their divergence from a prior.
+        with sampled gates and their divergence from a prior.
+    gate_distribution : {"auto", "beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}, \
+            default="auto"
+        Family of the gates' distribution. ``"auto"`` is ``"relaxed_bernoulli"`` for decoupled
+        and ``"beta"`` for joint training.
+    evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
+        How the tracks enter jointly trained Beta gates: scaled, with learned weights and
+        offsets, or raw, by the published formulas
+        (:func:`regmask_sk.ops.evidence.seq2exp_gates`). These need `Windows` with the tracks
+        H3K27ac, DNase and Hi-C, in this order, of ``SignalChannels(scaling="none")``. Beside
+        ``"seq2exp-soft"`` the paper has ``prior_mean=0.1, prior_concentration=100``, beside
+        ``"seq2exp-hard"`` ``prior_mean=0.45, prior_concentration=0.2222, mask="hard"``, and
+        ``kl_weight=0.01, loss="huber"`` with both. They are not set by themselves.
     sparsity : float, default=0.1
         Share of the bases to keep, promoter included; the mean over the training rows
         of a decoupled fit, the share of each window for ``mask="topk"``. Joint training
@@ -54,6 +83,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     promoter_length : int or "auto", default="auto"
         Width in base pairs of the window around the TSS that every mask keeps. ``"auto"``
         is a twentieth of the window, at most 2,000 bp.
+    closed_regions, open_regions : path-like, DataFrame or None, default=None
+        Regions of the genome, BED file or table with columns ``chrom``, ``start`` and ``end``
+        (0-based, half-open), whose bases every mask closes, such as a blacklist, or opens, such
+        as elements that are known. Open regions go before closed ones, and the promoter window
+        before both. Such bases count in `sparsity` as what they are. For `Windows` only; read
+        by ``fit``.
     resolution : int, default=16
         Grain of the mask in base pairs; an eighth of the window where that is less.
     covariates : sequence of str, default=()
@@ -71,12 +106,21 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Number of layers of each body.
     dropout : float, default=0.1
         Dropout probability.
-    continuity_weight : float, default=0.1
-        Decoupled training only: weight of the mean absolute difference of neighbouring
-        gates, which keeps elements in one piece.
+    continuity_weight : float or None, default=None
+        Weight of the penalty that keeps elements in one piece; ``None`` takes 0.1 in
+        decoupled training, and 0 in joint training, whose published objective has none.
+    continuity : {"difference", "transitions"}, default="difference"
+        What it weighs: the mean absolute difference of neighbouring gates' means, or the
+        expected share of neighbours that differ when each is sampled by itself. The latter
+        also makes undecided gates pay.
+    gate_correlation : float, default=0.0
+        Length scale in base pairs over which gates are sampled together in training: gates
+        ``d`` apart have normal scores with the correlation ``exp(-d**2 / (2 * scale**2))``,
+        each with the distribution that it has by itself. 0 samples them independently.
     kl_weight, prior_mean, prior_concentration : float, default=0.05, 0.1, 10.0
         Joint training only: weight of the divergence from the sparsity prior, and the
-        mean and concentration (sum of both parameters) of that Beta distribution.
+        mean and concentration (sum of both parameters) of that Beta distribution. For
+        hard concrete and relaxed Bernoulli gates the prior is Bernoulli(`prior_mean`).
     loss : {"squared_error", "huber"}, default="squared_error"
         Regression loss on the standardised target.
     max_epochs : int, default=30
@@ -129,6 +173,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Window length in base pairs.
     promoter_columns_ : slice
         Columns of the mask that are always kept.
+    closed_regions_, open_regions_ : dict of str to ndarray of shape (n, 2), or None
+        By chromosome, start and end of the regions as ``fit`` read them, sorted and merged;
+        None where there are none.
     target_mean_, target_scale_ : ndarray of shape (n_outputs,)
         Standardisation of y, from the training rows.
     covariate_mean_, covariate_scale_ : ndarray of shape (n_covariates,)
@@ -165,15 +212,21 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         backbone: str | type[nn.Module] = "conv",
         mask: Literal["soft", "hard", "topk"] = "soft",
         training: Literal["decoupled", "joint"] = "decoupled",
+        gate_distribution: DistributionName | Literal["auto"] = "auto",
+        evidence: Evidence = "learned",
         sparsity: float = 0.1,
         promoter_length: int | Literal["auto"] = "auto",
+        closed_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
+        open_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
         resolution: int = 16,
         covariates: Sequence[str] = (),
         reverse_complement: Literal["none", "augment", "ph", "ps"] = "none",
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
-        continuity_weight: float = 0.1,
+        continuity_weight: float | None = None,
+        continuity: Continuity = "difference",
+        gate_correlation: float = 0.0,
         kl_weight: float = 0.05,
         prior_mean: float = 0.1,
         prior_concentration: float = 10.0,
@@ -199,8 +252,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.backbone = backbone
         self.mask = mask
         self.training = training
+        self.gate_distribution = gate_distribution
+        self.evidence = evidence
         self.sparsity = sparsity
         self.promoter_length = promoter_length
+        self.closed_regions = closed_regions
+        self.open_regions = open_regions
         self.resolution = resolution
         self.covariates = covariates
         self.reverse_complement = reverse_complement
@@ -208,6 +265,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.n_layers = n_layers
         self.dropout = dropout
         self.continuity_weight = continuity_weight
+        self.continuity = continuity
+        self.gate_correlation = gate_correlation
         self.kl_weight = kl_weight
         self.prior_mean = prior_mean
         self.prior_concentration = prior_concentration
@@ -269,13 +328,14 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         ------
         ValueError
             If a parameter is out of range, X or y is malformed, a covariate is missing,
-            or the promoter window alone exceeds `sparsity`.
+            or what every mask keeps (promoter window, open regions) exceeds `sparsity`.
         FloatingPointError
             If the loss becomes NaN or infinite.
         """
         check_parameters(self)
         goes_on = self.warm_start and hasattr(self, "net_")
         windows = self._check_windows(X, reset=not goes_on)
+        self._read_regions(windows)
         data = self._prepare(windows, y, sample_weight, groups, reset=not goes_on)
         if goes_on:
             self._build_from_last(data.constant_loss)
@@ -318,6 +378,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         check_parameters(self)
         begun = hasattr(self, "net_")
         windows = self._check_windows(X, reset=not begun)
+        if not begun:
+            self._read_regions(windows)
         data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             if not begun:
@@ -337,6 +399,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         reset: bool = True,
     ) -> _TrainingData:
         """Standardise and split what a fit is given."""
+        if self.evidence != "learned":
+            check_evidence_tracks(X)
         targets = self._check_targets(X, y)
         weight = self._check_weights(X, sample_weight)
         covariates = self._covariate_table(X, self.covariates)
@@ -381,11 +445,59 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                     known[rows],
                     standard[rows],
                     weight[rows],
+                    forced=self._forced(X),
                     augment=augment,
                     complement=complement if augmented else None,
                 )
             )
+        self._check_room(parts[0])
         return _TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
+
+    def _read_regions(self, X: WindowArray) -> None:
+        """Note the regions that masks close and open, as the parameters name them."""
+        for name in ("closed_regions", "open_regions"):
+            given, found = getattr(self, name), None
+            if given is not None:
+                found = Regions.read(given, name).by_chrom
+                if isinstance(X, Windows) and not set(found) & set(X.loci["chrom"]):
+                    raise ValueError(
+                        f"{name} shares no chromosome with X: it has {sorted(found)[:8]}, X has "
+                        f"{sorted(set(X.loci['chrom']))[:8]}. Name chromosomes alike, or leave "
+                        f"{name} out."
+                    )
+            setattr(self, f"{name}_", found)
+
+    def _forced(self, X: WindowArray) -> ForcedRegions | None:
+        """Regions of the fit, for windows that lie somewhere on the genome."""
+        names = [
+            name for name in ("closed_regions", "open_regions") if getattr(self, f"{name}_", None)
+        ]
+        if not names:
+            return None
+        if not isinstance(X, Windows):
+            raise ValueError(
+                f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} given in coordinates "
+                "of the genome, but X is an array. Pass Windows (from TSSWindows), or fit without "
+                "regions."
+            )
+        return ForcedRegions(*(Regions(getattr(self, f"{n}_regions_") or {}) for n in _REGIONS))
+
+    def _check_room(self, train: WindowDataset) -> None:
+        """Refuse regions that leave no budget for gates, before any training."""
+        if train.forced is None or self.training == "joint" or not isinstance(train.x, Windows):
+            return
+        step = -(-len(train) // _CHECKED_WINDOWS)
+        rows = range(0, len(train), step)
+        marked = (forced_bases(train.x, train.forced, [row], [0])[0] for row in rows)
+        first, last = promoter_window(self.n_features_in_, self.promoter_length, self.sparsity)
+        opened = [float((row > 0).sum() + (row[first:last] <= 0).sum()) for row in marked]
+        share = sum(opened) / len(opened) / self.n_features_in_
+        if share > self.sparsity:
+            raise ValueError(
+                f"open_regions and the promoter window are {share:.1%} of the training windows, "
+                f"more than the {self.sparsity:.1%} that may be kept. Leave out regions, shorten "
+                "promoter_length, lengthen the window, or raise sparsity."
+            )
 
     def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
@@ -415,8 +527,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             self.net_ = last
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, but with the present "
-                "parameters the model has another shape. Put backbone, training, resolution, "
-                "d_model and n_layers back, or set warm_start=False."
+                "parameters the model has another shape. Put backbone, training, "
+                "gate_distribution, evidence, resolution, d_model and n_layers back, or set "
+                "warm_start=False."
             ) from error
         self._epochs_done = epochs_done
 
@@ -431,7 +544,13 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             gradient_clip=self.gradient_clip,
             ema_decay=self.ema_decay,
             patience=self.patience,
-            continuity_weight=self.continuity_weight,
+            continuity_weight=(
+                (0.0 if self.training == "joint" else 0.1)
+                if self.continuity_weight is None
+                else self.continuity_weight
+            ),
+            continuity=self.continuity,
+            gate_correlation=self.gate_correlation,
             kl_weight=self.kl_weight,
             prior_mean=self.prior_mean,
             prior_concentration=self.prior_concentration,
@@ -459,6 +578,11 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             length, self.promoter_length, self.sparsity if self.training == "decoupled" else 1.0
         )
         self.promoter_columns_ = slice(*promoter)
+        if self.gate_correlation > length:
+            raise ValueError(
+                f"gate_correlation={self.gate_correlation} is longer than the window of {length} "
+                "bp. Give a length in base pairs within it, such as that of an element."
+            )
         return build_model(
             backbone=self.backbone,
             channel_names=self.channel_names_in_,
@@ -468,6 +592,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             n_outputs=n_outputs,
             n_covariates=len(self.covariate_mean_),
             joint=self.training == "joint",
+            gate_distribution=self._distribution_name,
+            evidence=self.evidence,
             sparsity=self.sparsity,
             resolution=self.resolution,
             d_model=self.d_model,
@@ -476,6 +602,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             reverse_complement=self.reverse_complement,
             complement=self._channel_complement,
         )
+
+    @property
+    def _distribution_name(self) -> DistributionName:
+        if self.gate_distribution != "auto":
+            return self.gate_distribution
+        return "beta" if self.training == "joint" else "relaxed_bernoulli"
 
     def _train_epoch(self, data: _TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""
@@ -513,19 +645,33 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         windows = self._check_windows(X, reset=False)
         return self._to_target_unit([p for p, _ in self._read(windows)])
 
-    def transform(self, X: Windows | ArrayLike) -> NDArray[np.float32]:
+    @overload
+    def transform(
+        self, X: Windows | ArrayLike, return_std: Literal[False] = ...
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def transform(self, X: Windows | ArrayLike, return_std: Literal[True]) -> MaskMoments: ...
+    def transform(
+        self, X: Windows | ArrayLike, return_std: bool = False
+    ) -> NDArray[np.float32] | MaskMoments:
         """Masks of the windows.
 
         Parameters
         ----------
         X : Windows, array of shape (n, channels, length) or of shape (n, length)
             Windows with the channels and the length of fit.
+        return_std : bool, default=False
+            Whether to give the gates' standard deviations as well.
 
         Returns
         -------
         ndarray of shape (n, length), float32
             In [0, 1]. Column ``length // 2`` is the TSS; for a plus-strand gene, and for
             windows that are not stranded, column *j* is the base ``start + j``.
+        MaskMoments
+            Only if `return_std` is True: ``(mask, std)``, both of shape (n, length). ``std`` is
+            the standard deviation of each base's gate (for relaxed Bernoulli gates that of the
+            0/1 gate which they relax), whatever the kind of mask; 0 where a mask is fixed.
 
         Notes
         -----
@@ -535,11 +681,64 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         check_is_fitted(self, "net_")
         windows = self._check_windows(X, reset=False)
         masks = np.empty((int(windows.shape[0]), self.n_features_in_), np.float32)
+        if return_std:
+            stds = np.empty_like(masks)
+            dataset, start = self._dataset(windows), 0
+            for mask, std in self.net_.mask_batches(dataset, self.mask):
+                rows = slice(start, start + len(mask))
+                masks[rows], stds[rows] = mask.numpy(), std.numpy()
+                start = rows.stop
+            return MaskMoments(masks, stds)
         start = 0
         for _, mask in self._read(windows):
             masks[start : start + len(mask)] = mask.numpy()
             start += len(mask)
         return masks
+
+    def predict_samples(
+        self,
+        X: Windows | ArrayLike,
+        n_samples: int = 20,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> NDArray[np.float64]:
+        """Predict under masks whose gates are sampled from their distributions.
+
+        The spread over the samples tells how far a prediction hangs on gates that are not
+        decided. It is no confidence interval of the expression: what the networks do not know
+        is not in it.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+        n_samples : int, default=20
+            Masks a window.
+        random_state : int, RandomState or None, default=None
+            Seed of the samples; the same integer gives the same samples on the same device.
+
+        Returns
+        -------
+        ndarray of shape (n, n_samples) or (n, n_samples, n_outputs)
+            In the unit of y. Sampled gates become masks as `mask` says: as they are (relaxed
+            Bernoulli gates are 0 or 1), cut at 1/2, or the largest of them. `gate_correlation`
+            holds as it does in training.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from regmask_sk import RegMaskRegressor
+        >>> X = np.random.default_rng(0).normal(size=(20, 2, 32)).astype("float32")
+        >>> model = RegMaskRegressor(resolution=4, sparsity=0.3, max_epochs=1, random_state=0)
+        >>> model.fit(X, X[:, 0, :8].sum(axis=1)).predict_samples(X, 5, random_state=0).shape
+        (20, 5)
+        """
+        check_is_fitted(self, "net_")
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
+        windows = self._check_windows(X, reset=False)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            torch.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+            drawn = self.net_.sample_batches(self._dataset(windows), self.mask, n_samples)
+            return self._to_target_unit(list(drawn))
 
     def predict_masked(self, X: Windows | ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
         """Predict with the same predictor under masks that are given.
@@ -618,13 +817,18 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     def _read(
         self, X: WindowArray, masks: NDArray[Any] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.net_.predict_batches(self._dataset(X, masks), self.mask)
+
+    def _dataset(self, X: WindowArray, masks: NDArray[Any] | None = None) -> WindowDataset:
         covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
-        return self.net_.predict_batches(WindowDataset(X, covariates, masks=masks), self.mask)
+        # Masks that are given are taken as they are.
+        forced = self._forced(X) if masks is None else None
+        return WindowDataset(X, covariates, masks=masks, forced=forced)
 
     def _to_target_unit(self, predictions: list[torch.Tensor]) -> NDArray[np.float64]:
         standard = torch.cat(predictions).numpy().astype(np.float64)
         values = standard * self.target_scale_ + self.target_mean_
-        return values[:, 0] if self._target_ndim == 1 else values
+        return values[..., 0] if self._target_ndim == 1 else values
 
 
 # Fitted attributes that a saved model holds beside the tensors.
@@ -637,10 +841,14 @@ _STATE = (
     "target_scale_",
     "covariate_mean_",
     "covariate_scale_",
+    "closed_regions_",
+    "open_regions_",
     "_target_ndim",
     "_seed",
     "_channel_complement",
 )
+_REGIONS = ("closed", "open")
+_CHECKED_WINDOWS = 2048  # training windows in which forced bases are counted before a fit
 
 
 class _TrainingData:

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import write_bigwig
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from regmask_sk._batches import WindowDataset
+from regmask_sk._batches import WindowDataset, forced_bases
+from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.windows import Windows
 
@@ -191,3 +196,74 @@ def test_a_missing_file_is_an_error_of_the_batch(toy_genome: Any, tmp_path: Path
     copy.unlink()
     with pytest.raises((FileNotFoundError, ValueError), match=r"g\.fa"):
         WindowDataset(windows, no_covariates(40)).__getitems__([0])
+
+
+# -- bases that masks close or open in any case ----------------------------------------
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_forced_bases_lie_where_the_columns_lie(data: st.DataObject) -> None:
+    """The oracle asks of each column which position it is, as ``Windows`` says."""
+    length, stranded = data.draw(st.integers(1, 40)), data.draw(st.booleans())
+    n = data.draw(st.integers(1, 4))
+    loci = pd.DataFrame(
+        {
+            "chrom": [data.draw(st.sampled_from(["chr1", "chr2"])) for _ in range(n)],
+            "tss": [data.draw(st.integers(0, 90)) for _ in range(n)],
+            "strand": [data.draw(st.sampled_from("+-")) for _ in range(n)],
+        }
+    )
+    windows = Windows(loci, length=length, stranded=stranded)
+    regions = []
+    for _ in range(2):
+        start = data.draw(st.integers(0, 90))
+        regions.append([("chr1", start, start + data.draw(st.integers(1, 30)))])
+    closed, opened = (
+        Regions.from_table(pd.DataFrame(each, columns=["chrom", "start", "end"]))
+        for each in regions
+    )
+    shifts = [data.draw(st.integers(-9, 9)) for _ in range(n)]
+    found = forced_bases(windows, ForcedRegions(closed, opened), list(range(n)), shifts)
+    for row, gene in enumerate(loci.itertuples()):
+        for column in range(length):
+            offset = column - length // 2 + shifts[row]
+            minus = stranded and gene.strand == "-"
+            position = gene.tss - offset if minus else gene.tss + offset
+            within = [gene.chrom == c and s <= position < e for ((c, s, e),) in regions]
+            assert found[row, column] == (1 if within[1] else -1 if within[0] else 0)
+
+
+@pytest.mark.parametrize("stranded", [True, False])
+def test_forced_bases_move_with_shifts_and_complements(
+    toy_genome: Any, tmp_path: Path, stranded: bool
+) -> None:
+    """A track that is 1 in the regions shows in every batch where they came to lie."""
+    rng = np.random.default_rng(0)
+    inside = {c: np.zeros(len(s), np.float32) for c, s in toy_genome.sequences.items()}
+    lines = []
+    for chrom, values in inside.items():
+        for start in rng.integers(0, len(values) - 9, 40).tolist():
+            lines.append((chrom, start, start + 9))
+            values[start : start + 9] = 1.0
+    track = write_bigwig(tmp_path / "inside.bw", inside)
+    windows = TSSWindows(LENGTH, stranded=stranded, jitter=JITTER).fit_transform(toy_genome.loci)
+    windows = SequenceChannels(toy_genome.fasta).fit_transform(windows)
+    windows = SignalChannels({"inside": track}, scaling="none").fit_transform(windows)
+    closed = Regions.from_table(pd.DataFrame(lines, columns=["chrom", "start", "end"]))
+    dataset = WindowDataset(
+        windows,
+        no_covariates(40),
+        forced=ForcedRegions(closed, Regions({})),
+        augment=True,
+        complement=COMPLEMENT,
+    )
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(4):
+        inputs, _ = dataset.__getitems__(list(range(40)))
+        assert inputs["forced"].dtype == torch.int8
+        np.testing.assert_array_equal(inputs["forced"], -inputs["x"][:, 4])
+        seen.add(inputs["forced"].numpy().tobytes())
+    assert len(seen) == 4
+    assert "forced" not in WindowDataset(windows, no_covariates(40))[0][0]

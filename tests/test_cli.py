@@ -254,6 +254,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
     table.to_csv(tmp_path / "genes.csv", index=False)
     (tmp_path / "alias.tsv").write_text("# loci\tfile\nchr2R\t2R\nchr3L\t3L\nchrX\tX\n")
     (tmp_path / "black.bed").write_text("chr2L\t1000\t1100\n")
+    (tmp_path / "open.bed").write_text("chr2L\t900\t905\nchr2R\t900\t905\n")
     words = [
         "fit", "--loci", tmp_path / "genes.csv", "--name-column", "id", "--chrom-column", "seqname",
         "--tss-base", 1, "--target", "level", "--covariate", "gc", "--fasta", fly / "genome.fa.gz",
@@ -263,6 +264,9 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "--jitter", 4, "--unstranded", "--mask", "hard", "--training", "joint",
         "--backbone", "conv", "--promoter-length", 16, "--dropout", 0, "--batch-size", 8,
         "--reverse-complement", "none",
+        "--gate-distribution", "kumaraswamy", "--gate-correlation", 8,
+        "--continuity", "transitions", "--continuity-weight", 0.2, "--prior-concentration", 20,
+        "--closed-regions", tmp_path / "black.bed", "--open-regions", tmp_path / "open.bed",
         "--learning-rate", 0.01, "--patience", 2, "--validation-fraction", 0.4, "--seed", 3,
         "--n-threads", 1, "--test-chroms", "chrX", "--out", tmp_path / "run",
     ]  # fmt: skip
@@ -273,6 +277,8 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "jitter: 4", "stranded: False", "mask: hard", "training: joint", "promoter_length: 16",
         "covariates: ('gc',)", "missing: mask", "scaling: none", "random_state: 3",
         "learning_rate: 0.01", "reverse_complement: none", "'chrX': 'X'",
+        "gate_distribution: kumaraswamy", "gate_correlation: 8", "continuity: transitions",
+        "prior_concentration: 20", "closed_regions_: 1\n", "open_regions_: 2\n",
     ):  # fmt: skip
         assert part in shown
     # The columns and the base are remembered.

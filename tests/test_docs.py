@@ -82,6 +82,7 @@ def example_files(toy_genome: ToyGenome, tmp_path: Path, monkeypatch: pytest.Mon
     Path("known_elements.bed").write_text(
         "".join(f"{row.chrom}\t{row.tss + 150}\t{row.tss + 250}\n" for row in loci.itertuples())
     )
+    Path("blacklist.bed").write_text("chr1\t1000\t1400\nchr4\t700\t760\n")
     levels = loci["expression"].rename("level").iloc[:-2]
     levels.to_csv("expression.tsv", sep="\t")
     return tmp_path

@@ -1,13 +1,15 @@
-"""Random gates: blocks that know nothing of a gene, and samples that pass a gradient."""
+"""Random gates: blocks that know nothing of a gene, and the noise of sampled ones."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from regmask_sk.ops.gates import random_block_masks, sample_relaxed_bernoulli, straight_through
+from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
 # -- random masks ----------------------------------------------------------------------
 
@@ -93,33 +95,39 @@ def test_straight_through_is_the_hard_value_to_the_last_bit(seed: int) -> None:
     assert torch.equal(soft.grad, torch.arange(50).float())
 
 
-@pytest.mark.parametrize("log_odds", [-2.0, 0.0, 1.0])
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_relaxed_gates_are_open_as_often_as_their_log_odds_say(
-    log_odds: float, temperature: float
-) -> None:
+@pytest.mark.parametrize("correlation", [0.0, 0.7, 3.0, 50.0])
+def test_noise_is_standard_logistic_whatever_its_correlation(correlation: float) -> None:
     torch.manual_seed(0)
-    gates = sample_relaxed_bernoulli(torch.full((20_000,), log_odds), temperature)
-    assert gates.min() >= 0
-    assert gates.max() <= 1
-    expected = float(torch.sigmoid(torch.tensor(log_odds)))
-    assert (gates > 0.5).float().mean().item() == pytest.approx(expected, abs=0.02)
+    noise = logistic_noise(torch.zeros(4_000, 40), correlation).numpy()
+    for column in (0, 17, 39):  # the entries of one column are independent
+        assert stats.kstest(noise[:, column], stats.logistic.cdf).pvalue > 1e-3
+    assert np.isfinite(noise).all()
 
 
-def test_relaxed_gates_come_close_to_0_and_1_as_it_gets_cold() -> None:
-    def undecided(temperature: float) -> float:
-        torch.manual_seed(0)
-        gates = sample_relaxed_bernoulli(torch.zeros(5_000), temperature)
-        return float(((gates > 0.05) & (gates < 0.95)).float().mean())
+@pytest.mark.parametrize("correlation", [2.0, 5.0])
+def test_noise_has_the_correlation_asked_for(correlation: float) -> None:
+    torch.manual_seed(0)
+    noise = logistic_noise(torch.zeros(20_000, 30), correlation)
+    normal = stats.norm.ppf(torch.sigmoid(noise.double()).numpy())
+    found = np.corrcoef(normal, rowvar=False)
+    distance = np.subtract.outer(np.arange(30), np.arange(30))
+    expected = np.exp(-(distance**2) / (2 * correlation**2))
+    np.testing.assert_allclose(found, expected, atol=0.03)
 
-    assert undecided(0.05) < undecided(0.5) < undecided(2.0)
+
+def test_independent_noise_is_independent() -> None:
+    torch.manual_seed(0)
+    found = np.corrcoef(logistic_noise(torch.zeros(20_000, 6)).numpy(), rowvar=False)
+    np.testing.assert_allclose(found, np.eye(6), atol=0.03)
 
 
-def test_relaxed_gates_stay_finite_and_pass_a_gradient() -> None:
-    openness = torch.tensor([-50.0, -1.0, 0.0, 1.0, 50.0], requires_grad=True)
-    gates = sample_relaxed_bernoulli(openness, 0.5)
-    gates.sum().backward()
-    assert openness.grad is not None
-    assert torch.isfinite(gates).all()
-    assert torch.isfinite(openness.grad).all()
-    assert (openness.grad[1:4] > 0).all()
+@pytest.mark.parametrize("correlation", [0.0, 4.0])
+def test_noise_repeats_with_the_global_seed(correlation: float) -> None:
+    like = torch.zeros(3, 9)
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(logistic_noise(like, correlation))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].dtype == torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from regmask_sk.losses import (
     continuity_penalty,
     kl_beta,
     regression_loss,
+    transition_penalty,
 )
 from regmask_sk.masking import BETA_FLOOR
 
@@ -232,3 +234,23 @@ def test_continuity_penalty_is_the_mean_step(n: int, length: int, seed: int) -> 
 
 def test_continuity_penalty_of_one_position_is_zero_not_nan() -> None:
     assert continuity_penalty(torch.rand(3, 1)).item() == 0.0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(2, 9), st.integers(0, 100))
+def test_transition_penalty_is_the_mean_over_all_masks(n: int, length: int, seed: int) -> None:
+    p = np.random.default_rng(seed).random((n, length))
+    expected = 0.0
+    for mask in product((0, 1), repeat=length):
+        probability = np.where(mask, p, 1 - p).prod(axis=1).mean()
+        expected += probability * float(np.abs(np.diff(mask)).mean())
+    assert transition_penalty(torch.tensor(p)).item() == pytest.approx(expected)
+
+
+def test_both_continuities_agree_on_masks_of_0_and_1_alone() -> None:
+    mask = (torch.rand(3, 20) < 0.5).double()
+    assert transition_penalty(mask).item() == pytest.approx(continuity_penalty(mask).item())
+    soft = torch.full((2, 5), 0.5)
+    assert transition_penalty(soft) == 0.5
+    assert continuity_penalty(soft) == 0
+    assert transition_penalty(torch.rand(3, 1)) == 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regmask_sk import _objectives
 from regmask_sk.backbones import make_backbone
+from regmask_sk.distributions import DISTRIBUTIONS
 from regmask_sk.losses import regression_loss
 from regmask_sk.masking import (
     BETA_FLOOR,
@@ -21,7 +22,6 @@ from regmask_sk.masking import (
     Predictor,
     Readout,
 )
-from regmask_sk.ops.gates import sample_relaxed_bernoulli
 
 LENGTH, RESOLUTION, PROMOTER = 100, 8, (45, 58)  # neither edge lies on a token's
 SEQUENCE, SIGNALS = (0, 1, 2, 3), (4, 5)
@@ -87,7 +87,7 @@ def covariates(batch: int, n: int = 1) -> Tensor:
 # -- from gates to masks ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_promoter_is_open_in_masks_of_every_kind(kind: Any, distribution: Any) -> None:
     model = make_model(distribution=distribution)
@@ -176,6 +176,70 @@ def test_shifts_move_soft_and_hard_masks_and_leave_topk() -> None:
     assert (model.gates(openness, "soft") > before["soft"]).all()
     assert (model.gates(openness, "hard") == 1).all()
     assert torch.equal(model.gates(openness, "topk"), before["topk"])
+
+
+def some_forced(batch: int, length: int = LENGTH, seed: int = 0) -> Tensor:
+    """Blocks of closed and of open bases, others in each window."""
+    marks = torch.randint(-1, 2, (batch, -(-length // 6)), generator=seeded(seed))
+    return marks.repeat_interleave(6, dim=1)[:, :length].to(torch.int8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forced_bases_are_closed_and_open_and_the_promoter_is_open(kind: Any) -> None:
+    model, x, forced = make_model(), window(5), some_forced(5)
+    with torch.no_grad():
+        mask = model(x, covariates(5), forced=forced, kind=kind).mask
+        free = model(x, covariates(5), kind=kind).mask
+        std = model.mask_std(model.generator(x), kind, forced)
+    promoter = torch.zeros(5, LENGTH, dtype=torch.bool)
+    promoter[:, slice(*PROMOTER)] = True
+    assert (mask[promoter] == 1).all()
+    assert (mask[(forced > 0)] == 1).all()
+    assert (mask[(forced < 0) & ~promoter] == 0).all()
+    decided = (forced == 0) & ~promoter
+    if kind != "topk":
+        torch.testing.assert_close(mask[decided], free[decided])
+    assert (std[~decided] == 0).all()
+    assert (std[decided] > 0).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_kept_share_counts_forced_bases(data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, 120))
+    first = data.draw(st.integers(0, length))
+    promoter = (first, data.draw(st.integers(first, length)))
+    model = make_model(
+        length=length, resolution=data.draw(st.integers(1, length)), promoter=promoter
+    )
+    seed = data.draw(st.integers(0, 99))
+    gates = torch.rand(3, model.n_tokens, generator=seeded(seed))
+    forced = some_forced(3, length, seed)
+    mask = model.expand(gates, forced)
+    torch.testing.assert_close(model.kept_share(gates, model.room(forced)), mask.mean(dim=1))
+    nothing = torch.zeros(3, length, dtype=torch.int8)
+    torch.testing.assert_close(
+        model.kept_share(gates, model.room(nothing)), model.kept_share(gates)
+    )
+    assert torch.equal(model.expand(gates, nothing), model.expand(gates))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_topk_spends_its_budget_on_bases_that_gates_decide_about(data: st.DataObject) -> None:
+    length, resolution = data.draw(st.integers(30, 150)), data.draw(st.integers(1, 12))
+    sparsity = data.draw(st.floats(0.1, 0.95))
+    model = make_model(length=length, resolution=resolution, promoter=(10, 14), sparsity=sparsity)
+    seed = data.draw(st.integers(0, 99))
+    openness = torch.randn(4, model.n_tokens, generator=seeded(seed))
+    forced = some_forced(4, length, seed)
+    room = model.room(forced)
+    assert room is not None
+    kept = model.expand(model.topk_gates(openness, room), forced).sum(dim=1)
+    # As near to the budget as what is open in any case, and what can be opened, allow.
+    most = room.opened + room.free.sum(dim=1)
+    wanted = torch.maximum(torch.minimum(torch.tensor(sparsity * length), most), room.opened)
+    assert (kept - wanted).abs().max() <= resolution
 
 
 # -- what the predictor sees -----------------------------------------------------------
@@ -321,7 +385,7 @@ def test_the_prediction_reaches_every_parameter_of_the_generator(
         )
         predicted = outcome.predictions[0]
     else:
-        gates = sample_relaxed_bernoulli(model.openness(x), 0.5)
+        gates = model.generator(x).sample()
         predicted = model.predictor(x, model.expand(gates), covariates(8))
     predicted.square().sum().backward()
     without = [
@@ -344,29 +408,28 @@ def test_beta_parameters_stay_above_the_floor() -> None:
         model.generator.head.bias.fill_(-200.0)
         model.generator.track_weight.fill_(-200.0)
         model.generator.track_offset.fill_(-200.0)
-        a, b = model.generator(window(3))
-    assert a.min() >= BETA_FLOOR * (1 - 1e-6)
-    assert b.min() >= BETA_FLOOR * (1 - 1e-6)
+        gates = model.generator(window(3))
+    assert gates.a.min() >= BETA_FLOOR * (1 - 1e-6)
+    assert gates.b.min() >= BETA_FLOOR * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_gates_are_float32_under_bfloat16_autocast(distribution: Any) -> None:
     model = make_model(distribution=distribution)
     with torch.autocast("cpu", torch.bfloat16):
-        a, b = model.generator(window(3))
+        gates = model.generator(window(3))
         output = model(window(3), covariates(3))
-        if distribution == "beta":
-            outcome = _objectives.joint_outcome(
-                model,
-                window(3),
-                covariates(3),
-                kind="hard",
-                kl_weight=1.0,
-                prior_mean=0.1,
-                prior_concentration=10.0,
-            )
-            assert torch.isfinite(outcome.penalty)
-    for tensor in (a, b, output.mask, output.prediction):
+        outcome = _objectives.joint_outcome(
+            model,
+            window(3),
+            covariates(3),
+            kind="hard",
+            kl_weight=1.0,
+            prior_mean=0.1,
+            prior_concentration=10.0,
+        )
+        parts = (gates.mean, gates.sample(), gates.std, outcome.penalty)
+    for tensor in (*parts, output.mask, output.prediction):
         assert tensor.dtype == torch.float32
         assert torch.isfinite(tensor).all()
 
@@ -383,10 +446,11 @@ def test_beta_gates_are_the_product_of_the_bodys_and_the_tracks_densities() -> N
     silent[:, 4:] = 0.0
     softplus = nn.functional.softplus
     with torch.no_grad():
-        a, b = model.generator(x)
+        gates = model.generator(x)
+        a, b = gates.a, gates.b
         offset = softplus(model.generator.track_offset).sum()
-        a1, b1 = model.generator(silent)  # what the body says, and the tracks' offset
-        body_a, body_b = a1, b1 - offset
+        alone = model.generator(silent)  # what the body says, and the tracks' offset
+        body_a, body_b = alone.a, alone.b - offset
         log_density: Tensor = torch.zeros(2, model.n_tokens, 9)
         z = torch.linspace(0.1, 0.9, 9)
         log_density += torch.distributions.Beta(body_a[..., None], body_b[..., None]).log_prob(z)
@@ -422,8 +486,9 @@ def test_a_positive_track_opens_beta_gates_and_a_negative_one_closes_them() -> N
 def test_openness_of_beta_gates_is_the_log_odds_of_their_mean() -> None:
     model = make_model(distribution="beta")
     with torch.no_grad():
-        a, b = model.generator(window(2))
-        torch.testing.assert_close(torch.sigmoid(model.openness(window(2))), a / (a + b))
+        gates = model.generator(window(2))
+        mean = gates.a / (gates.a + gates.b)
+        torch.testing.assert_close(torch.sigmoid(model.openness(window(2))), mean)
 
 
 def test_the_generator_starts_from_the_predictors_body_where_they_are_alike() -> None:

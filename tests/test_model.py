@@ -32,6 +32,7 @@ def model(**changed: Any) -> MaskedExpressionModel:
     settings: dict[str, Any] = {
         "backbone": "conv", "channel_names": NAMES, "n_channels": len(NAMES), "length": LENGTH,
         "promoter": (40, 56), "n_outputs": 2, "n_covariates": 1, "joint": False, "sparsity": 0.4,
+        "gate_distribution": "relaxed_bernoulli",
         "resolution": 4, "d_model": 8, "n_layers": 2, "dropout": 0.0, "complement": COMPLEMENT,
         **changed,
     }  # fmt: skip
@@ -49,7 +50,12 @@ def model(**changed: Any) -> MaskedExpressionModel:
 def test_masks_turn_with_the_window_and_predictions_stay(
     backbone: str, symmetry: Any, joint: bool, kind: Any
 ) -> None:
-    made = model(backbone=backbone, reverse_complement=symmetry, joint=joint)
+    made = model(
+        backbone=backbone,
+        reverse_complement=symmetry,
+        joint=joint,
+        gate_distribution="beta" if joint else "relaxed_bernoulli",
+    )
     x, covariates = windows(), torch.tensor([[0.5], [-1.0], [0.0]])
     turned = reverse_complement(x, torch.tensor(COMPLEMENT))
     with torch.no_grad():
@@ -61,6 +67,10 @@ def test_masks_turn_with_the_window_and_predictions_stay(
         assert 0.0 < mask[:, :40].mean() < 1.0
         torch.testing.assert_close(mask_turned, mask.flip(1), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(prediction_turned, prediction, rtol=1e-5, atol=1e-5)
+        std, std_turned = (
+            made.mask_std(made.gate_distribution(each), kind) for each in (x, turned)
+        )
+        torch.testing.assert_close(std_turned, std.flip(1), rtol=1e-4, atol=1e-5)
         given = torch.linspace(0, 1, LENGTH).expand(3, -1)
         one = made(x, covariates, given).prediction
         other = made(turned, covariates, given.flip(1)).prediction

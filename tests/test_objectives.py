@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from regmask_sk import _objectives
 from regmask_sk._objectives import Outcome, annealed_budget, open_share
 from regmask_sk.backbones import make_backbone
-from regmask_sk.losses import beta_prior, kl_beta
+from regmask_sk.distributions import DISTRIBUTIONS
+from regmask_sk.losses import continuity_penalty, transition_penalty
 from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
 
 LENGTH, RESOLUTION, PROMOTER = 64, 4, (30, 36)
@@ -110,8 +112,11 @@ def generator_outcome(model: Any, *, budget: float = 0.3, multiplier: float = 0.
     return _objectives.generator_outcome(model, *batch(), budget=budget, multiplier=multiplier)
 
 
-def test_the_generators_stage_trains_the_generator_against_the_open_window() -> None:
-    model = make_model(dropout=0.5).train()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_generators_stage_trains_the_generator_against_the_open_window(
+    distribution: Any,
+) -> None:
+    model = make_model(distribution, dropout=0.5).train()
     model.predictor.requires_grad_(False)
     x, covariates = batch()
     outcome = generator_outcome(model)
@@ -153,8 +158,9 @@ def finetune_outcome(model: Any, n: int = 16, *, budget: float = 0.3) -> Outcome
     return _objectives.finetune_outcome(model, *batch(n), budget=budget, multiplier=0.0)
 
 
-def test_the_finetuning_stage_trains_both_networks() -> None:
-    model = make_model().train()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_finetuning_stage_trains_both_networks(distribution: Any) -> None:
+    model = make_model(distribution).train()
     outcome = finetune_outcome(model)
     check_shapes(outcome)
     assert outcome.target is None
@@ -200,12 +206,92 @@ def test_continuity_is_part_of_the_penalty(stage: Any) -> None:
     assert penalties[2] - penalties[1] == pytest.approx(penalties[1] - penalties[0], rel=1e-3)
 
 
+STAGES: tuple[Any, ...] = (
+    partial(_objectives.generator_outcome, budget=0.3, multiplier=0.0),
+    partial(_objectives.finetune_outcome, budget=0.3, multiplier=0.0),
+    partial(_objectives.joint_outcome, kind="soft", kl_weight=0.1, **JOINT),
+)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=["generator", "finetune", "joint"])
+@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
+def test_every_stage_with_gates_knows_both_continuities(stage: Any, distribution: Any) -> None:
+    model = make_model(distribution).eval()
+    means = model.generator(batch()[0]).mean
+    for continuity, expected in (
+        ("difference", continuity_penalty(means)),
+        ("transitions", transition_penalty(means)),
+    ):
+        penalties = []
+        for weight in (0.0, 1.0):
+            torch.manual_seed(0)
+            outcome = stage(model, *batch(), continuity_weight=weight, continuity=continuity)
+            penalties.append(outcome.penalty)
+        torch.testing.assert_close(penalties[1] - penalties[0], expected)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=["generator", "finetune", "joint"])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_every_stage_with_gates_can_sample_them_together(
+    stage: Any, distribution: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(distribution)
+    nn.init.zeros_(model.generator.head.weight)  # gates much alike
+    reading = model.predictor.forward
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or reading(x, m, c)
+    )
+    edges = []
+    for correlation in (0.0, 6.0 * RESOLUTION):
+        seen.clear()
+        torch.manual_seed(0)
+        outcome = stage(model, *batch(256), gate_correlation=correlation)
+        mask = seen[-1][:, ::RESOLUTION]
+        edges.append(mask.diff(dim=1).abs().mean().item())
+    assert edges[1] < 0.95 * edges[0]  # fine-tuning mixes in masks that are not sampled
+    backward(outcome)
+    assert reached(model.generator)
+
+
+FORCED_STAGES: tuple[Any, ...] = (
+    partial(_objectives.predictor_outcome, progress=1.0),
+    *STAGES,
+    *(
+        partial(_objectives.validation_outcome, stage=stage, kind=kind)
+        for stage, kind in (("predictor", "soft"), ("joint", "soft"), ("finetune", "topk"))
+    ),
+)
+
+
+@pytest.mark.parametrize("stage", FORCED_STAGES)
+def test_every_mask_of_every_stage_has_its_forced_bases(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model().eval()
+    forced = torch.zeros(16, LENGTH, dtype=torch.int8)
+    forced[:8, 3:11] = -1
+    forced[8:, 50:53] = 1
+    forced[:, 28:33] = -1  # reaches into the promoter
+    seen: list[Tensor] = []
+    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    outcome = stage(model, *batch(), forced)
+    for mask in seen:
+        assert (mask[:8, 3:11] == 0).all()
+        assert (mask[8:, 50:53] == 1).all()
+        assert (mask[:, 28 : PROMOTER[0]] == 0).all()
+        assert (mask[:, slice(*PROMOTER)] == 1).all()
+    if stage.func in (_objectives.predictor_outcome, _objectives.validation_outcome):
+        torch.testing.assert_close(outcome.kept, seen[-1].mean(), atol=1e-5, rtol=0)
+
+
 # -- joint training --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
-def test_joint_training_reaches_both_networks(kind: Any) -> None:
-    model = make_model("beta").train()
+def test_joint_training_reaches_both_networks(kind: Any, distribution: Any) -> None:
+    model = make_model(distribution).train()
     outcome = _objectives.joint_outcome(model, *batch(), kind=kind, kl_weight=0.0, **JOINT)
     check_shapes(outcome)
     assert outcome.target is None
@@ -244,11 +330,11 @@ def test_joint_samples_differ_from_step_to_step() -> None:
     assert not torch.equal(first.predictions[0], second.predictions[0])
 
 
-def test_the_joint_penalty_is_the_divergence_times_its_weight() -> None:
-    model = make_model("beta").eval()
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_joint_penalty_is_the_divergence_times_its_weight(distribution: Any) -> None:
+    model = make_model(distribution).eval()
     x, covariates = batch()
-    a, b = model.generator(x)
-    expected = kl_beta(a, b, *beta_prior(0.1, 10.0)).mean()
+    expected = model.generator(x).kl(0.1, 10.0).mean()
     for weight in (0.5, 2.0):
         outcome = _objectives.joint_outcome(
             model, x, covariates, kind="hard", kl_weight=weight, **JOINT

@@ -18,6 +18,8 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
+from regmask_sk.masking import BETA_FLOOR
+from regmask_sk.ops.evidence import seq2exp_gates
 from regmask_sk.persistence import load_model, save_model
 from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
@@ -181,6 +183,8 @@ def test_an_unfitted_estimator_says_so(data: Data, method: str) -> None:
     with pytest.raises(NotFittedError):
         getattr(regressor(), method)(data[0])
     with pytest.raises(NotFittedError):
+        regressor().predict_samples(data[0])
+    with pytest.raises(NotFittedError):
         regressor().predict_masked(data[0], np.ones(LENGTH))
 
 
@@ -252,6 +256,53 @@ def test_other_outputs_in_a_later_partial_fit_are_refused(data: Data) -> None:
     model = regressor().partial_fit(X, y)
     with pytest.raises(ValueError, match=r"y has 2 outputs"):
         model.partial_fit(X, np.column_stack([y, y]))
+
+
+def three_tracks(toy_genome: Any, names: tuple[str, ...], **signal: Any) -> Windows:
+    files = (toy_genome.tracks[name] for name in ("counts", "counts", "ratio"))
+    X = TSSWindows(LENGTH).fit_transform(toy_genome.loci)
+    X = SequenceChannels(toy_genome.fasta).fit_transform(X)
+    tracks = dict(zip(names, files, strict=False))
+    return SignalChannels(tracks, **{"scaling": "none", **signal}).fit_transform(X)
+
+
+@pytest.mark.parametrize("preset", ["seq2exp-soft", "seq2exp-hard"])
+def test_published_evidence_reads_the_raw_tracks(
+    toy_genome: Any, expression: np.ndarray, preset: Any
+) -> None:
+    X = three_tracks(toy_genome, ("H3K27ac", "DNase", "Hi-C"))
+    model = regressor(
+        training="joint", evidence=preset, resolution=1, prior_concentration=100.0, kl_weight=0.01
+    ).fit(X, expression)
+    module = model.net_.module_
+    x = torch.from_numpy(X[:5].to_numpy())
+    with torch.no_grad():
+        gates = module.generator.eval()(x)
+        body = torch.cat([x[:, :4], torch.ones_like(x[:, :1])], dim=1)
+        raw = module.generator.head(module.generator.backbone(body))
+    a, b = seq2exp_gates(raw[:, 0], raw[:, 1], x[:, 4:], preset)
+    torch.testing.assert_close(gates.a, a.clamp_min(BETA_FLOOR), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gates.b, b, rtol=1e-6, atol=1e-6)
+    assert not hasattr(module.generator, "track_weight")
+
+
+def test_published_evidence_needs_its_tracks(
+    toy_genome: Any, expression: np.ndarray, data: Data
+) -> None:
+    def fit(X: Any, y: np.ndarray = expression, **changed: Any) -> None:
+        regressor(**{"training": "joint", "evidence": "seq2exp-soft", **changed}).fit(X, y)
+
+    names = ("H3K27ac", "DNase", "HiC")
+    with pytest.raises(ValueError, match=r"X is an array\. Pass Windows"):
+        fit(*data)
+    for wrong in (names[:2], ("DNase", "H3K27ac", "HiC")):
+        with pytest.raises(ValueError, match=r"needs three tracks, H3K27ac, DNase, Hi-C.*X has"):
+            fit(three_tracks(toy_genome, wrong))
+    with pytest.raises(ValueError, match=r"needs raw signals.*SignalChannels\(scaling='none'\)"):
+        fit(three_tracks(toy_genome, names, scaling="robust"))
+    for changed in ({"training": "decoupled"}, {"gate_distribution": "kumaraswamy"}):
+        with pytest.raises(ValueError, match=r"evidence='seq2exp-soft' is for jointly trained"):
+            fit(three_tracks(toy_genome, names), **changed)
 
 
 # -- masks -----------------------------------------------------------------------------
@@ -342,6 +393,187 @@ def test_masks_come_as_a_table_where_that_is_asked_for(data: Data) -> None:
     with config_context(transform_output="pandas"):
         assert isinstance(regressor().fit(X[:, 0], y).transform(X[:, 0]), pd.DataFrame)
     assert isinstance(model.set_output(transform="default").transform(X), np.ndarray)
+
+
+FAMILIES = ["beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"]
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_masks_come_with_the_std_of_their_gates(data: Data, training: Any, kind: Any) -> None:
+    X, y = data
+    model = regressor(training=training, mask=kind).fit(X, y)
+    mask, std = model.transform(X, return_std=True)
+    np.testing.assert_array_equal(mask, model.transform(X))
+    assert std.shape == mask.shape
+    assert std.dtype == np.float32
+    assert (std[:, model.promoter_columns_] == 0).all()
+    outside = np.delete(std, np.r_[model.promoter_columns_], axis=1)
+    assert (outside > 0).all()
+    assert (outside <= 0.5).all()
+    if training == "decoupled" and kind == "soft":  # of a gate that is 0 or 1
+        np.testing.assert_allclose(std, np.sqrt(mask * (1 - mask)), atol=1e-3)
+
+
+def test_the_std_comes_beside_a_table(data: Data) -> None:
+    X, y = data
+    model = regressor().set_output(transform="pandas").fit(X, y)
+    found = model.transform(X, return_std=True)
+    assert isinstance(found.mask, pd.DataFrame)
+    assert found.std.shape == found.mask.shape
+    pd.testing.assert_frame_equal(found.mask, model.transform(X))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_predictions_under_sampled_masks(data: Data, training: Any, name: Any) -> None:
+    X, y = data
+    model = regressor(training=training, gate_distribution=name).fit(X, y)
+    for kind in ("soft", "hard", "topk"):
+        model.set_params(mask=kind)
+        drawn = model.predict_samples(X[:6], 7, random_state=0)
+        assert drawn.shape == (6, 7)
+        assert np.isfinite(drawn).all()
+        assert (drawn.std(axis=1) > 0).all()
+        np.testing.assert_array_equal(drawn, model.predict_samples(X[:6], 7, random_state=0))
+        assert not np.array_equal(drawn, model.predict_samples(X[:6], 7, random_state=1))
+
+
+def test_sampled_masks_are_those_of_the_gates(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = data
+    for training in ("decoupled", "joint"):
+        model = regressor(training=training).fit(X, y)
+        mean, std = model.transform(X[:1], return_std=True)
+        predictor = model.net_.ready_module.predictor
+        seen: list[torch.Tensor] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(predictor, "forward", lambda x, m, c, s=seen: s.append(m) or m[:, :1])
+            model.predict_samples(X[:1], 3_000, random_state=0)
+        masks = torch.cat(seen).numpy()
+        np.testing.assert_allclose(masks.mean(axis=0), mean[0], atol=0.05)
+        np.testing.assert_allclose(masks.std(axis=0), std[0], atol=0.05)
+
+
+def test_samples_of_several_outputs_and_of_none(data: Data) -> None:
+    X, y = data
+    model = regressor().fit(X, np.column_stack([y, -3.0 * y]))
+    assert model.predict_samples(X, 4).shape == (N, 4, 2)
+    state = torch.get_rng_state()
+    model.predict_samples(X, 2, random_state=np.random.RandomState(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="n_samples"):
+        model.predict_samples(X, 0)
+
+
+# -- regions ---------------------------------------------------------------------------
+
+
+def positions(windows: Windows) -> np.ndarray:
+    """Genomic position of each column of each window, from the definition of `Windows`."""
+    offset = np.arange(LENGTH) - LENGTH // 2
+    tss, strand = windows.loci["tss"].to_numpy(), windows.loci["strand"].to_numpy()
+    return tss[:, None] + np.where(strand == "-", -1, 1)[:, None] * offset
+
+
+@pytest.fixture(scope="module")
+def regions(windows: Windows) -> dict[str, pd.DataFrame]:
+    """Closed upstream of every other gene, open downstream of every third, by the strand."""
+    loci, tables = windows.loci, {}
+    for name, step, first in (("closed_regions", 2, -20), ("open_regions", 3, 8)):
+        rows = loci.iloc[::step]
+        one = rows["tss"] + np.where(rows["strand"] == "-", -1, 1) * first
+        other = rows["tss"] + np.where(rows["strand"] == "-", -1, 1) * (first + 4)
+        start, end = np.minimum(one, other).clip(lower=0), np.maximum(one, other).clip(lower=1)
+        tables[name] = pd.DataFrame({"chrom": rows["chrom"], "start": start, "end": end})
+    return tables
+
+
+def marked(table: pd.DataFrame, windows: Windows) -> np.ndarray:
+    where = np.zeros((len(windows), LENGTH), bool)
+    for chrom, start, end in table.itertuples(index=False):
+        here = (windows.loci["chrom"] == chrom).to_numpy()[:, None]
+        where |= here & (positions(windows) >= start) & (positions(windows) < end)
+    return where
+
+
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_masks_close_and_open_regions_of_the_genome(
+    windows: Windows, expression: np.ndarray, regions: Any, training: Any, kind: Any
+) -> None:
+    model = regressor(
+        training=training, mask=kind, sparsity=0.4, validation_fraction=0.0, **regions
+    )
+    model.set_params(reverse_complement=True).fit(windows, expression)
+    mask = model.transform(windows)
+    opened = marked(regions["open_regions"], windows)
+    opened[:, model.promoter_columns_] = True
+    closed = marked(regions["closed_regions"], windows) & ~opened
+    assert closed.any()
+    assert (mask[opened] == 1).all()
+    assert (mask[closed] == 0).all()
+    assert mask[~opened & ~closed].max() > 0
+    _, std = model.transform(windows, return_std=True)
+    assert (std[opened | closed] == 0).all()
+    if training == "decoupled" and kind == "soft":
+        assert mask.mean() == pytest.approx(0.4, abs=1e-3)
+    if kind == "topk":
+        assert np.abs(mask.mean(axis=1) - 0.4).max() <= 4 / LENGTH
+    np.testing.assert_array_equal(model.transform(windows[5:8]), mask[5:8])
+    np.testing.assert_allclose(model.predict_masked(windows, mask), model.predict(windows), 1e-4)
+    assert np.isfinite(model.predict_samples(windows[:3], 2, random_state=0)).all()
+
+
+def test_regions_come_from_a_file_and_are_kept_without_it(
+    windows: Windows, expression: np.ndarray, regions: Any, tmp_path: Path
+) -> None:
+    paths = {}
+    for name, table in regions.items():
+        paths[name] = tmp_path / f"{name}.bed"
+        table.to_csv(paths[name], sep="\t", header=False, index=False)
+    model = regressor(sparsity=0.4, **paths).fit(windows, expression)
+    same = regressor(sparsity=0.4, **regions).fit(windows, expression)
+    np.testing.assert_array_equal(model.predict(windows), same.predict(windows))
+    none = regressor(sparsity=0.4).fit(windows, expression)
+    assert not np.array_equal(model.predict(windows), none.predict(windows))
+    assert none.closed_regions_ is None
+    for number, fitted in enumerate((model, same)):
+        save_model(fitted, tmp_path / f"model{number}")
+    for path in paths.values():
+        path.unlink()
+    for number in range(2):
+        copy = load_model(tmp_path / f"model{number}")
+        np.testing.assert_array_equal(copy.predict(windows), model.predict(windows))
+        np.testing.assert_array_equal(copy.transform(windows), model.transform(windows))
+        assert sorted(copy.closed_regions_) == sorted(model.closed_regions_)
+
+
+def test_partial_fit_knows_the_regions_too(
+    windows: Windows, expression: np.ndarray, regions: Any
+) -> None:
+    model = regressor(sparsity=0.4, **regions)
+    for _ in range(4):
+        model.partial_fit(windows, expression)
+    whole = regressor(sparsity=0.4, **regions).fit(windows, expression)
+    np.testing.assert_array_equal(model.predict(windows), whole.predict(windows))
+
+
+def test_regions_that_cannot_be_used_say_why(
+    windows: Windows, expression: np.ndarray, regions: Any, data: Data
+) -> None:
+    with pytest.raises(ValueError, match=r"closed_regions and open_regions are given in coord"):
+        regressor(**regions).fit(*data)
+    model = regressor(closed_regions=regions["closed_regions"]).fit(windows, expression)
+    with pytest.raises(ValueError, match=r"closed_regions is given .* but X is an array"):
+        model.predict(windows.to_numpy())
+    elsewhere = pd.DataFrame({"chrom": ["7"], "start": [1], "end": [5]})
+    with pytest.raises(ValueError, match=r"open_regions shares no chromosome with X: it has \['7'"):
+        regressor(open_regions=elsewhere).fit(windows, expression)
+    whole = pd.DataFrame({"chrom": ["chr1", "chr2", "chr3"], "start": [0] * 3, "end": [3000] * 3})
+    with pytest.raises(ValueError, match=r"open_regions and the promoter window are .*raise spars"):
+        regressor(open_regions=whole).fit(windows, expression)
+    with pytest.raises(TypeError, match=r"closed_regions is a int; expected the path"):
+        regressor(closed_regions=3).fit(windows, expression)
 
 
 # -- weights, covariates, warm starts --------------------------------------------------
@@ -459,6 +691,36 @@ def test_joint_training_reads_the_bases_in_the_body_and_the_tracks_beside(
     assert sorted(decoupled.body_index.tolist()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gates_of_every_family_work_with_either_training(
+    data: Data, training: Any, name: Any
+) -> None:
+    X, y = data
+    model = regressor(training=training, gate_distribution=name, generator_epochs=2).fit(X, y)
+    default = "beta" if training == "joint" else "relaxed_bernoulli"
+    plain = regressor(training=training, generator_epochs=2).fit(X, y)
+    assert np.array_equal(model.predict(X), plain.predict(X)) == (name == default)
+    if training == "decoupled":  # the budget is met by every family
+        assert model.transform(X).mean() == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_continuity_and_correlation_change_what_is_learned(data: Data, training: Any) -> None:
+    X, y = data
+    predicted = [
+        regressor(training=training, **changed).fit(X, y).predict(X)
+        for changed in (
+            {}, {"continuity_weight": 2.0}, {"continuity_weight": 2.0, "continuity": "transitions"},
+            {"gate_correlation": 16.0},
+        )
+    ]  # fmt: skip
+    assert len(np.unique(np.round(predicted, 6), axis=0)) == 4
+    stated = 0.0 if training == "joint" else 0.1
+    same = regressor(training=training, continuity_weight=stated).fit(X, y)
+    np.testing.assert_array_equal(same.predict(X), predicted[0])
+
+
 def test_the_codon_body_works_on_windows(windows: Windows, expression: np.ndarray) -> None:
     model = regressor(backbone="codon").fit(windows, expression)
     assert model.predict(windows).shape == (40,)
@@ -479,10 +741,11 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("mask", "fuzzy"), ("training", "both"), ("loss", "mse"),
+        ("mask", "fuzzy"), ("training", "both"), ("gate_distribution", "normal"), ("loss", "mse"),
         ("sparsity", 0.0), ("sparsity", 1.0), ("dropout", 1.0), ("dropout", -0.1),
         ("prior_mean", 0.0), ("prior_mean", 1.0), ("prior_concentration", 0.0),
-        ("kl_weight", -1.0), ("continuity_weight", -1.0),
+        ("kl_weight", -1.0), ("continuity_weight", -1.0), ("continuity", "smooth"),
+        ("gate_correlation", -1.0), ("gate_correlation", 49.0),
         ("learning_rate", 0.0), ("weight_decay", -1.0),
         ("gradient_clip", 0.0), ("ema_decay", 1.0), ("validation_fraction", 1.0),
         ("resolution", 0), ("d_model", 0), ("n_layers", -1), ("max_epochs", 0),

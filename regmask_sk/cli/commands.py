@@ -134,7 +134,10 @@ def _info(args: argparse.Namespace) -> None:
         for key, value in step["fitted"].items():
             if key == "history":  # history.tsv has it
                 print(f"  epochs: {len(value)}")
-            elif not isinstance(value, np.ndarray | pd.DataFrame):
+                continue
+            if isinstance(value, dict) and key.endswith("_regions_"):
+                value = f"{sum(map(len, value.values()))}"  # how many, not which
+            if not isinstance(value, np.ndarray | pd.DataFrame):
                 print(f"  {key}: {value}")
     for key, value in model.notes.items():
         print(f"{key}: {value}")

@@ -24,11 +24,12 @@ from regmask_sk.cli.values import (
 # Options of `fit` that are parameters of RegMaskRegressor, under the same name but for --seed,
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
-    "backbone", "mask", "training", "sparsity", "promoter_length", "resolution", "d_model",
-    "n_layers", "dropout", "reverse_complement", "continuity_weight", "kl_weight", "prior_mean",
-    "loss", "max_epochs",
-    "generator_epochs", "finetune_epochs", "patience", "batch_size", "learning_rate",
-    "weight_decay", "validation_chroms", "validation_fraction", "n_workers", "device",
+    "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
+    "promoter_length", "closed_regions", "open_regions", "resolution", "d_model", "n_layers",
+    "dropout", "reverse_complement", "continuity", "continuity_weight", "kl_weight", "prior_mean",
+    "prior_concentration", "loss", "max_epochs", "generator_epochs", "finetune_epochs", "patience",
+    "batch_size", "learning_rate", "weight_decay", "validation_chroms", "validation_fraction",
+    "n_workers", "device",
 )  # fmt: skip
 # Options that say how loci are read; a model remembers those of its fit.
 LOCI_OPTIONS = (
@@ -231,10 +232,39 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--mask", choices=("soft", "hard", "topk"))
     model.add_argument("--training", choices=("decoupled", "joint"))
     model.add_argument(
+        "--gate-distribution",
+        choices=("auto", "beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"),
+        help="family of the gates",
+    )
+    model.add_argument(
+        "--gate-correlation",
+        type=non_negative,
+        metavar="F",
+        help="bp over which gates are sampled together in training",
+    )
+    model.add_argument(
+        "--evidence",
+        choices=("learned", "seq2exp-soft", "seq2exp-hard"),
+        help="of the tracks, in joint training: learned weights, or published formulas for the "
+        "tracks H3K27ac, DNase and Hi-C with --scaling none",
+    )
+    model.add_argument(
         "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
     )
     model.add_argument(
         "--promoter-length", type=length_or_auto, metavar="N", help='bp kept open, or "auto"'
+    )
+    model.add_argument(
+        "--closed-regions",
+        type=existing_file,
+        metavar="BED",
+        help="regions, named as the loci are, that every mask closes",
+    )
+    model.add_argument(
+        "--open-regions",
+        type=existing_file,
+        metavar="BED",
+        help="regions that every mask keeps, closed ones included",
     )
     model.add_argument("--resolution", type=count, metavar="N", help="grain of the mask, in bp")
     model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
@@ -256,10 +286,21 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--weight-decay", type=non_negative, metavar="F")
     model.add_argument("--loss", choices=("squared_error", "huber"))
     model.add_argument(
-        "--continuity-weight", type=non_negative, metavar="F", help="keeps elements in one piece"
+        "--continuity-weight",
+        type=non_negative,
+        metavar="F",
+        help="keeps elements in one piece (default 0.1 in decoupled training, 0 in joint)",
+    )
+    model.add_argument(
+        "--continuity",
+        choices=("difference", "transitions"),
+        help="what that weighs: differences of neighbouring gates, or how often they differ",
     )
     model.add_argument("--kl-weight", type=non_negative, metavar="F", help="of joint training")
     model.add_argument("--prior-mean", type=share, metavar="F", help="of joint training")
+    model.add_argument(
+        "--prior-concentration", type=positive, metavar="F", help="of joint training"
+    )
     model.add_argument("--n-workers", type=natural, metavar="N", help="processes that read files")
     model.add_argument(
         "--seed", type=natural, default=0, metavar="N", help="default 0; the same seed, the same "

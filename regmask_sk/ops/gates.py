@@ -1,9 +1,4 @@
-"""Random gates: smooth blocks that know nothing of a gene, and samples that pass a gradient.
-
-References
-----------
-Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates.
-"""
+"""Random gates: smooth blocks that know nothing of a gene, and the noise of sampled ones."""
 
 from __future__ import annotations
 
@@ -67,31 +62,46 @@ def random_block_masks(
     return masks
 
 
-def sample_relaxed_bernoulli(openness: Tensor, temperature: float, noise: float = 1.0) -> Tensor:
-    """Reparameterised sample of relaxed Bernoulli gates (Maddison et al., 2017, eq. 4).
+def logistic_noise(like: Tensor, correlation: float = 0.0) -> Tensor:
+    """Draw standard logistic noise, independent or correlated along the last axis.
 
     Parameters
     ----------
-    openness : Tensor
-        Log-odds of the gates.
-    temperature : float
-        Above 0; the smaller, the closer to 0 and 1.
-    noise : float, default=1.0
-        Factor of the logistic noise; 1 makes it the distribution of that name.
+    like : Tensor of shape (..., T)
+        Gives shape, type and device.
+    correlation : float, default=0.0
+        Length scale in tokens, 0 for independent noise. Entries ``d`` tokens apart are the
+        logistic quantiles of normal variables with the correlation
+        ``exp(-d ** 2 / (2 * correlation ** 2))`` (a Gaussian copula), so that each entry alone
+        is standard logistic whatever the correlation.
 
     Returns
     -------
-    Tensor of the shape of `openness`
-        In (0, 1), with a gradient to `openness`.
+    Tensor of the shape of `like`
+        From torch's global generator. In magnitude at most about 14 without a correlation.
 
     Examples
     --------
     >>> import torch
-    >>> sample_relaxed_bernoulli(torch.full((3,), 50.0), 0.5)
-    tensor([1., 1., 1.])
+    >>> logistic_noise(torch.zeros(2, 5), correlation=3.0).shape
+    torch.Size([2, 5])
     """
-    uniform = torch.rand_like(openness).clamp(1e-6, 1.0 - 1e-6)
-    return torch.sigmoid((openness + noise * torch.logit(uniform)) / temperature)
+    if correlation == 0.0:
+        return torch.logit(torch.rand_like(like).clamp(1e-6, 1.0 - 1e-6))
+    # White noise smoothed by a Gaussian has the square of that Gaussian as correlation. It is
+    # smoothed in a circle that is longer than the window by the width of the smoothing, so that
+    # the window's ends know nothing of each other.
+    n_tokens = like.shape[-1]
+    reach = max(int(4.0 * correlation), 1)
+    size = n_tokens + 2 * reach
+    offset = torch.arange(size, device=like.device, dtype=like.dtype)
+    offset = torch.minimum(offset, size - offset)
+    kernel = torch.exp(-((offset / correlation) ** 2)) * (offset <= reach)
+    kernel = kernel / kernel.square().sum().sqrt()
+    white = torch.randn(*like.shape[:-1], size, device=like.device, dtype=like.dtype)
+    smooth = torch.fft.irfft(torch.fft.rfft(white) * torch.fft.rfft(kernel), size)
+    normal = smooth[..., :n_tokens]
+    return torch.special.log_ndtr(normal) - torch.special.log_ndtr(-normal)
 
 
 def straight_through(soft: Tensor, hard: Tensor) -> Tensor:
