@@ -78,6 +78,7 @@ def build_model(
     d_model: int,
     n_layers: int,
     dropout: float,
+    checkpointing: bool = False,
     reverse_complement: ReverseComplement = "none",
     complement: tuple[int, ...] | None = None,
 ) -> MaskedExpressionModel:
@@ -85,7 +86,7 @@ def build_model(
 
     Parameters
     ----------
-    backbone, resolution, d_model, n_layers, dropout, sparsity
+    backbone, resolution, d_model, n_layers, dropout, checkpointing, sparsity
         As in ``RegMaskRegressor``; the grain of a short window is
         finer, so that it has at least 8 tokens.
     channel_names : tuple of str or None
@@ -154,6 +155,7 @@ def build_model(
             dropout=dropout,
             resolution=grain,
             max_length=length,
+            checkpointing=checkpointing,
         )
         if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
             raise ValueError(

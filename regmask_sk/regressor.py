@@ -106,6 +106,10 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Number of layers of each body.
     dropout : float, default=0.1
         Dropout probability.
+    checkpointing : bool, default=False
+        Whether the bodies compute their layers a second time in the backward pass in place of
+        keeping what is between them: less memory for more time, for long windows. Bodies
+        that cannot (``"conv"``, ``"codon"``) refuse it.
     continuity_weight : float or None, default=None
         Weight of the penalty that keeps elements in one piece; ``None`` takes 0.1 in
         decoupled training, and 0 in joint training, whose published objective has none.
@@ -224,6 +228,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
+        checkpointing: bool = False,
         continuity_weight: float | None = None,
         continuity: Continuity = "difference",
         gate_correlation: float = 0.0,
@@ -264,6 +269,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.d_model = d_model
         self.n_layers = n_layers
         self.dropout = dropout
+        self.checkpointing = checkpointing
         self.continuity_weight = continuity_weight
         self.continuity = continuity
         self.gate_correlation = gate_correlation
@@ -599,6 +605,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,
+            checkpointing=self.checkpointing,
             reverse_complement=self.reverse_complement,
             complement=self._channel_complement,
         )

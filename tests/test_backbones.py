@@ -22,10 +22,13 @@ def body(name: str, resolution: int, *, n_layers: int = 1) -> nn.Module:
     made = make_backbone(
         name, CHANNELS, d_model=8, n_layers=n_layers, dropout=0.1, resolution=resolution
     )
-    # Blocks start as the identity: give each of them something to do.
-    for parameter in made.parameters():
+    # Blocks start as the identity: give each of them something to do. State spaces start with
+    # memories of up to a thousand tokens: shorten them to a few.
+    for key, parameter in made.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.3)
+        elif key.endswith("dt_proj.bias"):
+            nn.init.ones_(parameter)
     return made
 
 

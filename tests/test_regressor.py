@@ -106,6 +106,22 @@ def test_a_gene_on_either_strand_gets_the_same_mask_and_prediction(
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backbone", ["caduceus", "hyena", "mamba", "transformer"])
+def test_checkpoints_change_no_more_than_rounding(data: Data, backbone: str) -> None:
+    X, y = data
+    settings: dict[str, Any] = {"backbone": backbone, "dropout": 0.0, "max_epochs": 1}
+    kept, again = (
+        regressor(checkpointing=checkpointing, **settings).fit(X, y).transform(X)
+        for checkpointing in (False, True)
+    )
+    np.testing.assert_allclose(again, kept, rtol=1e-3, atol=1e-4)
+
+
+def test_a_body_without_checkpoints_refuses_them(data: Data) -> None:
+    with pytest.raises(TypeError, match=r"ConvBackbone has no argument 'checkpointing'"):
+        regressor(checkpointing=True).fit(*data)
+
+
 def test_a_random_state_object_and_none_work(data: Data) -> None:
     X, y = data
     seeded = [regressor(random_state=np.random.RandomState(3)).fit(X, y) for _ in range(2)]
@@ -753,7 +769,7 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
         ("n_workers", -1), ("promoter_length", -1), ("backbone", "mamba9"),
         ("device", "gpu"), ("validation_chroms", ["chr1"]), ("covariates", ["gc"]),
         ("reverse_complement", True), ("reverse_complement", "augment"),
-        ("reverse_complement", "ps"),
+        ("reverse_complement", "ps"), ("checkpointing", 1),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_named(data: Data, name: str, value: Any) -> None:

@@ -26,10 +26,10 @@ from regmask_sk.cli.values import (
 REGRESSOR_OPTIONS = (
     "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
     "promoter_length", "closed_regions", "open_regions", "resolution", "d_model", "n_layers",
-    "dropout", "reverse_complement", "continuity", "continuity_weight", "kl_weight", "prior_mean",
-    "prior_concentration", "loss", "max_epochs", "generator_epochs", "finetune_epochs", "patience",
-    "batch_size", "learning_rate", "weight_decay", "validation_chroms", "validation_fraction",
-    "n_workers", "device",
+    "dropout", "checkpointing", "reverse_complement", "continuity", "continuity_weight",
+    "kl_weight", "prior_mean", "prior_concentration", "loss", "max_epochs", "generator_epochs",
+    "finetune_epochs", "patience", "batch_size", "learning_rate", "weight_decay",
+    "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
 # Options that say how loci are read; a model remembers those of its fit.
 LOCI_OPTIONS = (
@@ -270,6 +270,12 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
     model.add_argument("--n-layers", type=count, metavar="N")
     model.add_argument("--dropout", type=unit, metavar="F")
+    model.add_argument(
+        "--checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="compute layers twice, for less memory",
+    )
     model.add_argument(
         "--reverse-complement",
         choices=("none", "augment", "ph", "ps"),
