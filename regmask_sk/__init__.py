@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from regmask_sk.metrics import region_labels as region_labels
     from regmask_sk.metrics import regression_metrics as regression_metrics
     from regmask_sk.metrics import smoothed_track as smoothed_track
+    from regmask_sk.path import sparsity_path as sparsity_path
     from regmask_sk.persistence import load_model as load_model
     from regmask_sk.persistence import save_model as save_model
     from regmask_sk.plotting import plot_locus as plot_locus
@@ -71,6 +72,7 @@ _PUBLIC = {
     "save_model": "persistence",
     "simulate_genome": "datasets",
     "smoothed_track": "metrics",
+    "sparsity_path": "path",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -16,7 +16,6 @@ from regmask_sk.losses import Continuity, budget_penalty, continuity_penalty, tr
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
-START_SHARE = 0.5  # share of bases that the generator starts from
 ANNEALED = 0.6  # of the generator's stage, after which the share is the budget
 OPEN_SHARE = 0.25  # of the windows that the predictor's stage leaves fully open, in the end
 OPEN_UNTIL = (0.2, 0.5)  # of that stage: all windows open until then, the share falls until then
@@ -130,15 +129,15 @@ def predictor_outcome(
     return Outcome([predicted], None, x.new_zeros(()), kept)
 
 
-def annealed_budget(budget: float, progress: float) -> float:
-    """Share of bases to keep at a point of the generator's stage.
+def annealed_budget(budget: float, progress: float, start: float) -> float:
+    """Share of bases to keep at a point of the generator's stage, which begins at `start`.
 
     Examples
     --------
-    >>> annealed_budget(0.1, 0.0), annealed_budget(0.1, 0.6), annealed_budget(0.1, 1.0)
-    (0.5, 0.1, 0.1)
+    >>> [annealed_budget(0.1, progress, start=0.5) for progress in (0.0, 0.6, 1.0)]
+    [0.5, 0.1, 0.1]
     """
-    start = max(START_SHARE, budget)
+    start = max(start, budget)
     return budget + (start - budget) * (1.0 - min(progress / ANNEALED, 1.0))
 
 

@@ -68,6 +68,7 @@ class Settings:
     prior_concentration: float
     constant_loss: float
     amp: bool
+    start_share: float = 0.5  # share of the bases that the generator's stage starts from
 
 
 def learning_rate_factor(progress: float, *, end: float, warmup: float = 0.12) -> float:

@@ -315,7 +315,9 @@ class RegMaskNet(NeuralNet):
                 budget = settings.sparsity
                 objective = _objectives.finetune_outcome
                 if name == "generator":
-                    budget = _objectives.annealed_budget(budget, self._share_done())
+                    budget = _objectives.annealed_budget(
+                        budget, self._share_done(), settings.start_share
+                    )
                     objective = _objectives.generator_outcome
                 outcome = objective(
                     model,

@@ -75,7 +75,7 @@ def test_open_windows_come_first_and_become_fewer() -> None:
 
 @pytest.mark.parametrize("budget", [0.01, 0.1, 0.5, 0.9])
 def test_the_budget_is_lowered_and_then_held(budget: float) -> None:
-    shares = [annealed_budget(budget, step / 50) for step in range(60)]
+    shares = [annealed_budget(budget, step / 50, start=0.5) for step in range(60)]
     assert shares[0] >= budget
     assert all(first >= second for first, second in pairwise(shares))
     assert shares[45:] == pytest.approx([budget] * 15)  # well before the end of the stage
