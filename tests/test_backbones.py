@@ -142,6 +142,24 @@ def test_the_codon_body_reads_the_same_in_every_frame() -> None:
     torch.testing.assert_close(first[:, :, 81:120], second[:, :, 80:119], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_a_fresh_body_learns_a_few_windows_by_heart(name: str) -> None:
+    torch.manual_seed(0)
+    made = make_backbone(name, CHANNELS, d_model=16, n_layers=1, dropout=0.0, resolution=4)
+    readout = nn.Linear(16, 1)
+    optimiser = torch.optim.Adam([*made.parameters(), *readout.parameters()], 1e-2)
+    x, y = window(8, 40), torch.randn(8)
+    losses = []
+    for _ in range(30):
+        predicted = readout(made(x).mean(dim=2))[:, 0]
+        error = (predicted - y).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        losses.append(error.item())
+    assert min(losses[-5:]) < 0.3 * losses[0]
+
+
 # -- making one ------------------------------------------------------------------------
 
 
