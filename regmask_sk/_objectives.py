@@ -224,7 +224,7 @@ def joint_outcome(
     if kind == "hard":
         drawn = straight_through(drawn, (drawn >= 0.5).to(drawn.dtype))
     elif kind == "topk":
-        drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6), room))
+        drawn = straight_through(drawn, model.topk_of_sample(drawn, gates, room))
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
     if continuity_weight > 0.0:
