@@ -96,6 +96,8 @@ def _gate_penalty(
     """Penalty of the gates' means, and the mean share of bases that they keep."""
     means = gates.mean
     kept = model.kept_share(means, room)
+    if room is not None:  # with most bases closed, the budget that a stage starts from is too much
+        budget = min(budget, float(model.kept_share(torch.ones_like(means), room).mean()))
     penalty = budget_penalty(kept, budget, multiplier)
     return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
 
