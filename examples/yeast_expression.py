@@ -49,7 +49,8 @@ from regmask_sk import (
 
 TRACKS = ("atac_cuts", "atac_short_cov", "atac_mono_cov")
 TARGET = "rnaseq_log2rpkm"
-LENGTH = 4096  # bp around the TSS
+LENGTH = 8192  # bp around the TSS
+RESOLUTION = 32  # bp a gate stands for
 PROMOTER = 200  # bp always kept
 SPARSITY = 0.15  # share of the bases kept, promoter included
 NFR_REACH = 500  # bp to either side of the TSS, in which nucleosome-free regions are sought
@@ -72,7 +73,8 @@ def make_pipeline(data: Path, seed: int, verbose: int = 0) -> Pipeline:
                     backbone="codon",
                     sparsity=SPARSITY,
                     promoter_length=PROMOTER,
-                    max_epochs=16,
+                    resolution=RESOLUTION,
+                    max_epochs=12,
                     generator_epochs=3,
                     finetune_epochs=6,
                     weight_decay=0.1,

@@ -220,9 +220,9 @@ class WindowEstimator(BaseEstimator):
         names = X.channel_names if isinstance(X, Windows) else None
         if not isinstance(X, Windows) or not set(SEQUENCE_CHANNELS) <= set(X.channel_names):
             raise ValueError(
-                "reverse_complement=True needs the channels A, C, G and T by name; X has "
+                "reverse_complement needs the channels A, C, G and T by name; X has "
                 f"{'no channel names' if names is None else list(names)}. Build X with "
-                "SequenceChannels, or set reverse_complement=False."
+                "SequenceChannels, or set reverse_complement='none'."
             )
         return X.complement
 

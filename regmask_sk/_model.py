@@ -7,11 +7,13 @@ from typing import Literal, cast
 from torch import nn
 
 from regmask_sk.backbones import make_backbone
+from regmask_sk.backbones.strands import SharedStrands
 from regmask_sk.distributions import DistributionName
 from regmask_sk.masking import Evidence, Generator, MaskedExpressionModel, Predictor, Readout
 
 _LEAST_TOKENS = 8  # of a window: with fewer, a budget of a tenth could not be kept
 SEQUENCE_CHANNELS = ("A", "C", "G", "T")
+ReverseComplement = Literal["none", "augment", "ph", "ps"]
 
 
 def promoter_window(
@@ -76,12 +78,15 @@ def build_model(
     d_model: int,
     n_layers: int,
     dropout: float,
+    checkpointing: bool = False,
+    reverse_complement: ReverseComplement = "none",
+    complement: tuple[int, ...] | None = None,
 ) -> MaskedExpressionModel:
     """Build a generator and a predictor with bodies of one kind.
 
     Parameters
     ----------
-    backbone, resolution, d_model, n_layers, dropout, sparsity
+    backbone, resolution, d_model, n_layers, dropout, checkpointing, sparsity
         As in ``RegMaskRegressor``; the grain of a short window is
         finer, so that it has at least 8 tokens.
     channel_names : tuple of str or None
@@ -99,6 +104,10 @@ def build_model(
         Name of the gates' family.
     evidence : str, default="learned"
         How tracks enter Beta gates.
+    reverse_complement : {"none", "augment", "ph", "ps"}
+        As in ``RegMaskRegressor``.
+    complement : tuple of int, optional
+        For each channel the channel of the opposite strand; needed for ``"ph"`` and ``"ps"``.
 
     Returns
     -------
@@ -108,7 +117,8 @@ def build_model(
     Raises
     ------
     ValueError
-        If the backbone is unknown, or needs the sequence where there is none.
+        If the backbone is unknown, or needs the sequence where there is none, or the
+        window cannot be turned token by token where `reverse_complement` asks for that.
 
     Examples
     --------
@@ -127,14 +137,25 @@ def build_model(
     sequence = sequence or tuple(i for i in every if i not in signals)
     grain = max(min(resolution, length // _LEAST_TOKENS), 1)
 
-    def body(in_channels: int) -> nn.Module:
+    symmetric = complement is not None and reverse_complement in ("ph", "ps")
+    shared = symmetric and reverse_complement == "ps"
+    if symmetric:
+        _check_symmetry(length, grain, promoter, reverse_complement)
+
+    def opposite(read: tuple[int, ...]) -> tuple[int, ...]:
+        """Complement of some of the channels, by their places among these."""
+        return tuple(read.index(cast(tuple[int, ...], complement)[channel]) for channel in read)
+
+    def body(read: tuple[int, ...]) -> nn.Module:
         module = make_backbone(
             backbone,
-            in_channels,
+            len(read) + 1,
             d_model=d_model,
             n_layers=n_layers,
             dropout=dropout,
             resolution=grain,
+            max_length=length,
+            checkpointing=checkpointing,
         )
         if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
             raise ValueError(
@@ -142,18 +163,20 @@ def build_model(
                 f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
                 "backbone='conv'."
             )
-        return module
+        # The mask comes last, and is its own complement.
+        return SharedStrands(module, (*opposite(read), len(read))) if shared else module
 
     read = sequence if joint and sequence else sequence + signals
     generator = Generator(
-        body(len(read) + 1),
+        body(read),
         body_channels=read,
         signal_channels=signals,
         n_tokens=-(-length // grain),
         distribution=gate_distribution,
         evidence=evidence,
+        signal_complement=opposite(signals) if shared else None,
     )
-    predicting = body(n_channels + 1)
+    predicting = body(sequence + signals)
     readout = Readout(
         cast(int, predicting.out_channels),
         n_outputs,
@@ -162,6 +185,7 @@ def build_model(
         resolution=grain,
         # The readout is where a few thousand genes are learned by heart soonest.
         dropout=min(3 * dropout, 0.5),
+        both_directions=shared,
     )
     return MaskedExpressionModel(
         generator,
@@ -169,4 +193,23 @@ def build_model(
         length=length,
         promoter=promoter,
         sparsity=sparsity,
+        conjoined=complement if symmetric and not shared else None,
     )
+
+
+def _check_symmetry(
+    length: int, grain: int, promoter: tuple[int, int], reverse_complement: str
+) -> None:
+    """Refuse windows whose tokens or promoter would not fall on themselves when turned."""
+    if length % grain:
+        raise ValueError(
+            f"reverse_complement={reverse_complement!r} turns windows token by token, but their "
+            f"length, {length} bp, is no multiple of resolution={grain}. Change one of the two."
+        )
+    first, end = promoter
+    if end > first and first + end != length:
+        raise ValueError(
+            f"reverse_complement={reverse_complement!r} needs a promoter window in the middle of "
+            f"the window, but its columns {first} to {end} of {length} are not. Make length and "
+            "promoter_length even."
+        )

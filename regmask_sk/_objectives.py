@@ -254,8 +254,8 @@ def validation_outcome(
         gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
         gates = gates.to(x.device)
         masks = [model.open_window(x, forced), model.expand(gates, forced)]
-        predictions = [model.predictor(x, mask, covariates) for mask in masks]
+        predictions = [model.predict(x, mask, covariates) for mask in masks]
         return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())
     gates = model.gates(model.openness(x), kind, room)
-    predicted = model.predictor(x, model.expand(gates, forced), covariates)
+    predicted = model.predict(x, model.expand(gates, forced), covariates)
     return Outcome([predicted], None, zero, model.kept_share(gates, room).mean())

@@ -26,6 +26,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "evidence": ("learned", "seq2exp-soft", "seq2exp-hard"),
     "continuity": ("difference", "transitions"),
     "loss": ("squared_error", "huber"),
+    "reverse_complement": ("none", "augment", "ph", "ps"),
 }
 # Name, least and largest value, and which of the two are allowed.
 _REALS: tuple[tuple[str, float, float, str], ...] = (
@@ -107,6 +108,8 @@ def check_parameters(estimator: Any) -> None:
     for name, least in _INTEGERS_OR_NONE:
         if getattr(estimator, name) is not None:
             check_scalar(getattr(estimator, name), name, Integral, min_val=least)
+    if not isinstance(estimator.checkpointing, bool):
+        raise ValueError(f"checkpointing={estimator.checkpointing!r}; expected True or False.")
     if estimator.amp != "auto" and not isinstance(estimator.amp, bool):
         raise ValueError(f"amp={estimator.amp!r}; expected True, False or 'auto'.")
 

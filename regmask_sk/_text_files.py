@@ -39,20 +39,41 @@ def open_text(path: Path) -> Iterator[IO[str]]:
         ) from error
 
 
+def header_of(path: Path, separator: str) -> list[str]:
+    """Names of a table's columns, as they are written; ``""`` for one without a name."""
+    with open_text(path) as lines:
+        line = next(iter(lines), "").rstrip("\r\n")
+    if not line:
+        raise ValueError(f"{path} cannot be read as a table: it is empty, or its first line is.")
+    try:
+        row = pd.read_csv(
+            io.StringIO(line), sep=separator, header=None, dtype=str, keep_default_na=False
+        )
+    except ValueError as error:
+        raise ValueError(f"the first line of {path} cannot be read: {error}.") from error
+    names = [str(name) for name in row.iloc[0]]
+    # pandas would give the second of a name another one, and it would not be missed.
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{path} has several columns named {', '.join(map(repr, twice))}. Rename or remove all "
+            "but one."
+        )
+    return names
+
+
 def read_columns(path: Path, separator: str, texts: list[str]) -> pd.DataFrame:
     """Read a table with a header; the columns `texts` are kept as they are written."""
+    names = header_of(path, separator)
     with open_text(path) as lines, warnings.catch_warnings():
         # pandas would cut rows that are longer than the header.
         warnings.simplefilter("error", pd.errors.ParserWarning)
+        next(lines)
         try:
-            header = next(iter(lines), "").rstrip("\r\n")
-            if not header:
-                raise ValueError("it is empty, or its first line is")
-            names = pd.read_csv(io.StringIO(header), sep=separator).columns
             table = pd.read_csv(
                 lines,
                 sep=separator,
-                names=list(names),
+                names=names,
                 index_col=False,
                 dtype=dict.fromkeys(texts, str),
                 keep_default_na=False,
@@ -61,10 +82,29 @@ def read_columns(path: Path, separator: str, texts: list[str]) -> pd.DataFrame:
         except (ValueError, pd.errors.ParserWarning) as error:
             if isinstance(error, UnicodeDecodeError):
                 raise
-            raise ValueError(f"{path} cannot be read as a table: {error}.") from error
+            raise ValueError(
+                f"{path} cannot be read as a table: {str(error).strip().rstrip('.')}. Check that "
+                "all rows have the fields of the header and that quotes are closed."
+            ) from error
     if len(table) == 0:
         raise ValueError(f"{path} has a header and no rows; expected at least one.")
+    _refuse_fields_over_lines(table, path)
     return table
+
+
+def _refuse_fields_over_lines(table: pd.DataFrame, path: Path) -> None:
+    """Between a stray quote and the next one rows are swallowed: they become one field."""
+    for name in table.columns:
+        if pd.api.types.is_numeric_dtype(table[name].dtype):
+            continue
+        broken = table[name].map(lambda value: isinstance(value, str) and "\n" in value)
+        if broken.any():
+            row = int(np.flatnonzero(broken)[0])
+            first = str(table[name].iloc[row]).splitlines()[0]
+            raise ValueError(
+                f"column {name!r} of {path} has a field that goes on over a line's end: data row "
+                f"{row + 1}, from {first!r} on. Remove the stray quote, or the line break."
+            )
 
 
 def as_integers(
@@ -86,9 +126,11 @@ def as_integers(
 def bed_lines(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Give number and fields of each line that is no comment, track or browser line."""
     for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith(("#", "track", "browser")):
-            text = line.rstrip("\r\n")
-            yield number, text.split("\t") if "\t" in text else text.split()
+        text = line.rstrip("\r\n")
+        fields = text.split("\t") if "\t" in text else text.split()
+        # "track name=x", but not a scaffold that is called track_7
+        if line.strip() and text[0] != "#" and text.split()[0] not in ("track", "browser"):
+            yield number, fields
 
 
 def read_bed(path: Path, n_required: int) -> pd.DataFrame:

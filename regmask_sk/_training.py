@@ -450,7 +450,7 @@ class RegMaskNet(NeuralNet):
         module = self.ready_module.eval()
         for inputs, n_rows in self._filled_batches(dataset):
             with self._autocast():
-                gates = module.generator(inputs["x"])
+                gates = module.gate_distribution(inputs["x"])
             forced = inputs.get("forced")
             mask = module.expand(module.gates(gates.log_odds, kind, module.room(forced)), forced)
             std = module.mask_std(gates, kind, forced)
@@ -480,11 +480,11 @@ class RegMaskNet(NeuralNet):
             x, covariates, forced = inputs["x"], inputs["covariates"], inputs.get("forced")
             predictions, room = [], module.room(forced)
             with self._autocast():
-                gates = module.generator(x)
+                gates = module.gate_distribution(x)
                 for _ in range(n_samples):
                     noise = logistic_noise(gates.log_odds, correlation)
                     mask = module.expand(module.drawn_gates(gates, kind, noise, room), forced)
-                    predictions.append(module.predictor(x, mask, covariates).float().cpu())
+                    predictions.append(module.predict(x, mask, covariates).float().cpu())
             yield torch.stack(predictions, dim=1)
 
     def _filled_batches(self, dataset: WindowDataset) -> Iterator[tuple[dict[str, Tensor], int]]:

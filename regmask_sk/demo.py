@@ -115,7 +115,7 @@ def _pipeline(genome: SimulatedGenome, seed: int) -> Pipeline:
     regressor = RegMaskRegressor(
         sparsity=_SPARSITY,
         promoter_length=_PROMOTER,
-        reverse_complement=True,
+        reverse_complement="augment",
         max_epochs=12,
         generator_epochs=6,
         finetune_epochs=4,

@@ -224,10 +224,10 @@ def export_masks(
     npz : path, optional
         Masks gene by gene, neither turned nor combined nor cut, for :func:`numpy.load`:
         ``masks`` (n_genes, length) float32 in *gene* orientation, and for each row ``gene``,
-        ``chrom``, ``tss`` and ``start`` (0-based), ``strand`` and ``reversed``; rows in the order
-        of `windows`. If ``reversed``, column *j* is genomic position
-        ``start + length - 1 - j``, else ``start + j``. A temporary file of the uncompressed size
-        is needed beside it while it is written.
+        ``chrom``, ``tss`` and ``start`` (0-based), ``strand`` and ``reversed``, and
+        ``cell_type`` where the loci have it; rows in the order of `windows`. If ``reversed``,
+        column *j* is genomic position ``start + length - 1 - j``, else ``start + j``. A temporary
+        file of the uncompressed size is needed beside it while it is written.
     threshold, min_width, merge_gap
         How elements are called: :func:`call_elements`.
     combine : {"max", "mean"}, default="max"
@@ -390,7 +390,8 @@ def _check_sizes(windows: Windows, chrom_sizes: Mapping[str, int] | None) -> dic
             f"chrom_sizes has no size for {missing[:5]}; known are {sorted(sizes)[:5]}. Pass "
             "chrom_sizes={name: base pairs} with every chromosome of the loci."
         )
-    off = windows.loci["tss"].to_numpy() >= windows.loci["chrom"].map(sizes).to_numpy()
+    ends = np.array([sizes[chrom] for chrom in windows.loci["chrom"]])
+    off = windows.loci["tss"].to_numpy(dtype=np.int64) >= ends
     if off.any():
         genes = list(windows.loci.index[off][:5])
         raise ValueError(
@@ -467,7 +468,11 @@ def _scored(
 
 def _row_columns(windows: Windows) -> dict[str, NDArray[Any]]:
     loci = windows.loci
+    cells = {}
+    if "cell_type" in loci.columns:
+        cells["cell_type"] = loci["cell_type"].to_numpy().astype(np.str_)
     return {
+        **cells,
         "gene": loci.index.to_numpy().astype(np.str_),
         "chrom": loci["chrom"].to_numpy().astype(np.str_),
         "tss": loci["tss"].to_numpy(dtype=np.int64),

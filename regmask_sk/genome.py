@@ -79,6 +79,7 @@ class Reader(ABC):
     def _reset(self) -> None:
         self._local = threading.local()
         self._located: dict[str, tuple[str, int]] | None = None
+        self._sizes: dict[str, int] | None = None
         self._signature: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +95,10 @@ class Reader(ABC):
     @property
     def chrom_sizes(self) -> dict[str, int]:
         """Size in base pairs of each chromosome, named as the loci name it."""
-        return {name: size for name, (_, size) in self._chroms().items()}
+        located = self._chroms()
+        if self._sizes is None:  # kept, for an assembly may have 100,000 scaffolds
+            self._sizes = {name: size for name, (_, size) in located.items()}
+        return self._sizes
 
     def signature(self) -> str:
         """Identify the content of the file by its path, size and time of change.
@@ -485,14 +489,15 @@ def check_chromosomes(
                     f"chromosome {chrom!r} has {known} bp in {first.kind} {first.path} and {size} "
                     f"bp in {reader.kind} {reader.path}: two assemblies. Use files of one assembly."
                 )
-    ends = loci["chrom"].map({chrom: size for chrom, (size, _) in sizes.items()})
-    beyond = loci.index[(loci["tss"] >= ends).to_numpy()]
+    # Not Series.map, which makes categories of the sizes where the names are categories.
+    ends = np.array([sizes[chrom][0] if chrom in sizes else np.inf for chrom in loci["chrom"]])
+    beyond = np.flatnonzero(loci["tss"].to_numpy(dtype=np.int64) >= ends)
     if len(beyond):
-        gene = np.flatnonzero((loci["tss"] >= ends).to_numpy())[0]
+        gene = beyond[0]
         chrom = loci["chrom"].iloc[gene]
         raise ValueError(
             f"the tss of {len(beyond)} genes lies beyond the end of its chromosome: "
-            f"{shorten(beyond)}. The first is at {loci['tss'].iloc[gene]} (0-based) of {chrom!r}, "
-            f"which has {sizes[chrom][0]} bp in {sizes[chrom][1].path}. Check that loci and files "
-            "are of one assembly, and tss_base."
+            f"{shorten(loci.index[beyond])}. The first is at {loci['tss'].iloc[gene]} (0-based) "
+            f"of {chrom!r}, which has {sizes[chrom][0]} bp in {sizes[chrom][1].path}. Check that "
+            "loci and files are of one assembly, and tss_base."
         )

@@ -147,6 +147,14 @@ def read_loci(
         else:
             intervals = read_annotation(path, found, feature, name_attribute)
         loci = _tss_of_intervals(intervals, path)[["gene", "chrom", "tss", "strand"]]
+    nameless = loci["gene"].isna() | (loci["gene"] == "")
+    if nameless.any():
+        gene = loci[nameless].iloc[0]
+        raise ValueError(
+            f"{path}: {int(nameless.sum())} genes have no name, the first at {gene['chrom']}:"
+            f"{gene['tss']} (0-based). Give each a name, or choose another column or attribute "
+            "with name_column or name_attribute."
+        )
     loci = loci.set_index("gene")
     first = ["chrom", "tss", "strand"]
     loci = loci[first + [column for column in loci.columns if column not in first]]

@@ -27,10 +27,13 @@ ICLR 2025: Beta gates from sequence and signals, the information bottleneck.
 Jethani et al., "Have we learned to explain?", AISTATS 2021: why the predictor must be
 trained under masks that do not come from the generator.
 Maddison et al., "The concrete distribution", ICLR 2017: relaxed Bernoulli gates.
+Schiff et al., "Caduceus: bi-directional equivariant long-range DNA sequence modeling",
+ICML 2024: reverse-complement symmetry by shared weights, or by averaging both strands.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -39,6 +42,7 @@ from torch import Tensor, nn
 
 from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
 from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
+from regmask_sk.ops.strands import reverse_complement
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 MaskKind = Literal["soft", "hard", "topk"]
@@ -105,6 +109,10 @@ class Generator(nn.Module):
     evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
         How tracks enter gates of two parameters: with learned weights, or by the published
         formulas, :func:`regmask_sk.ops.evidence.seq2exp_gates`, in which nothing is learned.
+    signal_complement : tuple of int, optional
+        For each signal the one that holds it on the opposite strand. If given, the gates
+        turn with the window: position and tracks weigh the same on either strand. The body
+        must do so too; see :class:`regmask_sk.backbones.strands.SharedStrands`.
 
     Notes
     -----
@@ -133,9 +141,11 @@ class Generator(nn.Module):
         n_tokens: int,
         distribution: DistributionName,
         evidence: Evidence = "learned",
+        signal_complement: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.signal_complement = None if signal_complement is None else list(signal_complement)
         # Any: its parameters are given by position, one or two.
         self.distribution: Any = DISTRIBUTIONS[distribution]
         self.resolution = cast(int, backbone.resolution)
@@ -180,8 +190,10 @@ class Generator(nn.Module):
             return cast(GateDistribution, self.distribution(*self._shapes(raw, tracks)))
 
     def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
-        evidence = torch.einsum("bct,c->bt", tracks, self.track_weight)
+        evidence = torch.einsum("bct,c->bt", tracks, self._track_weight())
         position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+        if self.signal_complement is not None:
+            position = 0.5 * (position + position.flip(1))
         location = F.avg_pool1d(
             _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
             _SMOOTHED,
@@ -196,10 +208,15 @@ class Generator(nn.Module):
             shapes = seq2exp_gates(raw[:, 0], raw[:, 1], tracks, self.evidence)
             # The hard variant's a goes to 0 where there is no signal.
             return shapes[0].clamp_min(BETA_FLOOR), shapes[1].clamp_min(BETA_FLOOR)
-        weight = F.softplus(self.track_weight)[:, None]
+        weight = F.softplus(self._track_weight())[:, None]
         a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
         b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
         return a, b + F.softplus(self.track_offset).sum()
+
+    def _track_weight(self) -> Tensor:
+        if self.signal_complement is None:
+            return self.track_weight
+        return 0.5 * (self.track_weight + self.track_weight[self.signal_complement])
 
 
 class Readout(nn.Module):
@@ -219,6 +236,9 @@ class Readout(nn.Module):
         Number of tokens, and bases a token stands for.
     dropout : float
         Dropout probability of the network, on its input and on its hidden layer.
+    both_directions : bool, default=False
+        Whether tokens are read from either end and the two readings averaged, so that the
+        outputs do not change where the tokens are reversed.
     """
 
     bins: Tensor
@@ -232,8 +252,10 @@ class Readout(nn.Module):
         n_tokens: int,
         resolution: int,
         dropout: float,
+        both_directions: bool = False,
     ) -> None:
         super().__init__()
+        self.both_directions = both_directions
         bin_channels = max(in_channels // 4, 1)
         self.register_buffer("bins", distance_bins(n_tokens, resolution), persistent=False)
         n_bins = self.bins.shape[1]
@@ -271,6 +293,12 @@ class Readout(nn.Module):
         Tensor of shape (batch, n_outputs)
             In units of the standardised target.
         """
+        outputs = self._read(h, kept, covariates)
+        if self.both_directions:
+            outputs = 0.5 * (outputs + self._read(h.flip(2), kept.flip(1), covariates))
+        return outputs
+
+    def _read(self, h: Tensor, kept: Tensor, covariates: Tensor) -> Tensor:
         contributions = (torch.sigmoid(self.gate(h)) * self.value(h)).sum(dim=2) * self.sum_scale
         weight = (self.attention(h) + torch.log(kept + _CLOSED).unsqueeze(1)).softmax(dim=2)
         picked = weight @ h.transpose(1, 2)
@@ -324,6 +352,10 @@ class MaskedExpressionModel(nn.Module):
         ``(first, last + 1)`` column of the promoter window, which is always kept.
     sparsity : float
         Share of bases that ``"topk"`` keeps, promoter included.
+    conjoined : tuple of int, optional
+        For each channel of the window the channel of the opposite strand. If given, a model
+        in evaluation reads either strand and averages the two: the openness of its gates,
+        and its predictions (post-hoc conjoining, Schiff et al., 2024).
 
     Attributes
     ----------
@@ -335,6 +367,7 @@ class MaskedExpressionModel(nn.Module):
     soft_shift: Tensor
     hard_shift: Tensor
     free_bases: Tensor
+    complement: Tensor
 
     def __init__(
         self,
@@ -344,8 +377,11 @@ class MaskedExpressionModel(nn.Module):
         length: int,
         promoter: tuple[int, int],
         sparsity: float,
+        conjoined: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.conjoined = conjoined is not None
+        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
         self.generator = generator
         self.predictor = predictor
         self.length = length
@@ -372,10 +408,27 @@ class MaskedExpressionModel(nn.Module):
         if torch.equal(self.generator.body_index, self.predictor.body_index):
             self.generator.backbone.load_state_dict(self.predictor.backbone.state_dict())
 
+    def gate_distribution(self, x: Tensor) -> GateDistribution:
+        """Distribution of the gates, ``(batch, T)``, before any shift.
+
+        A conjoined model in evaluation averages the parameters that either strand gives.
+        """
+        gates: GateDistribution = self.generator(x)
+        if self.conjoined and not self.training:
+            turned = vars(self.generator(reverse_complement(x, self.complement)))
+            gates = replace(
+                gates,  # type: ignore[type-var]
+                **{
+                    name: 0.5 * (value + turned[name].flip(1))
+                    for name, value in vars(gates).items()
+                    if isinstance(value, Tensor)
+                },
+            )
+        return gates
+
     def openness(self, x: Tensor) -> Tensor:
         """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
-        gates: GateDistribution = self.generator(x)
-        return gates.log_odds
+        return self.gate_distribution(x).log_odds
 
     def room(self, forced: Tensor | None) -> Room | None:
         """Bases that the gates of each window decide about, where that differs by window."""
@@ -476,6 +529,17 @@ class MaskedExpressionModel(nn.Module):
         promoter_bases = self.promoter[1] - self.promoter[0]
         return (gates @ self.free_bases + promoter_bases) / self.length
 
+    def predict(self, x: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+        """Predict ``(batch, n_outputs)`` under a mask, as a fitted model does.
+
+        In training the predictor is called by itself.
+        """
+        predicted = self.predictor(x, mask, covariates)
+        if self.conjoined and not self.training:
+            turned = reverse_complement(x, self.complement)
+            predicted = 0.5 * (predicted + self.predictor(turned, mask.flip(1), covariates))
+        return predicted
+
     def forward(
         self,
         x: Tensor,
@@ -508,4 +572,4 @@ class MaskedExpressionModel(nn.Module):
         if mask is None:
             gates = self.gates(self.openness(x), kind, self.room(forced))
             mask = self.expand(gates, forced)
-        return MaskOutput(self.predictor(x, mask, covariates), mask)
+        return MaskOutput(self.predict(x, mask, covariates), mask)

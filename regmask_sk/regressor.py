@@ -93,15 +93,23 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         Grain of the mask in base pairs; an eighth of the window where that is less.
     covariates : sequence of str, default=()
         Numeric columns of the loci table that join the predictor's head, standardised.
-    reverse_complement : bool, default=False
-        Whether training turns every other window to its opposite strand. For windows in
-        which the direction of transcription means nothing.
+    reverse_complement : {"none", "augment", "ph", "ps"}, default="none"
+        What the model makes of the opposite strand, for windows in which the direction of
+        transcription means nothing. ``"augment"`` turns every other training window to it.
+        ``"ph"`` (post-hoc conjoining) does so too, and a fitted model averages what it reads
+        on either strand. ``"ps"`` (parameter sharing) reads both strands with the same
+        weights, in training and after. With the last two the mask of a turned window is the
+        turned mask and its prediction the same, to rounding (Schiff et al., 2024).
     d_model : int, default=64
         Width of the bodies.
     n_layers : int, default=4
         Number of layers of each body.
     dropout : float, default=0.1
         Dropout probability.
+    checkpointing : bool, default=False
+        Whether the bodies compute their layers a second time in the backward pass in place of
+        keeping what is between them: less memory for more time, for long windows. Bodies
+        that cannot (``"conv"``, ``"codon"``) refuse it.
     continuity_weight : float or None, default=None
         Weight of the penalty that keeps elements in one piece; ``None`` takes 0.1 in
         decoupled training, and 0 in joint training, whose published objective has none.
@@ -185,6 +193,8 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
     prediction", ICLR 2025 (arXiv 2502.13991): the joint objective.
     Jethani, Sudarshan, Aphinyanaphongs, Ranganath. "Have we learned to explain?",
     AISTATS 2021: why masks of joint training may encode the prediction.
+    Schiff, Kao, Gokaslan, Dao, Gu, Kuleshov. "Caduceus: bi-directional equivariant
+    long-range DNA sequence modeling", ICML 2024: symmetry of the two strands.
 
     Examples
     --------
@@ -214,10 +224,11 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         open_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
         resolution: int = 16,
         covariates: Sequence[str] = (),
-        reverse_complement: bool = False,
+        reverse_complement: Literal["none", "augment", "ph", "ps"] = "none",
         d_model: int = 64,
         n_layers: int = 4,
         dropout: float = 0.1,
+        checkpointing: bool = False,
         continuity_weight: float | None = None,
         continuity: Continuity = "difference",
         gate_correlation: float = 0.0,
@@ -258,6 +269,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
         self.d_model = d_model
         self.n_layers = n_layers
         self.dropout = dropout
+        self.checkpointing = checkpointing
         self.continuity_weight = continuity_weight
         self.continuity = continuity
         self.gate_correlation = gate_correlation
@@ -428,7 +440,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             )
         standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
         known = self._standard_covariates(covariates)
-        complement = self._complement(X) if self.reverse_complement else None
+        augmented = self.reverse_complement in ("augment", "ph")
+        complement = self._complement(X) if self.reverse_complement != "none" else None
+        self._channel_complement = complement
         parts = []
         for rows, augment in ((train, True), (valid, False)):
             parts.append(
@@ -439,7 +453,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
                     weight[rows],
                     forced=self._forced(X),
                     augment=augment,
-                    complement=complement,
+                    complement=complement if augmented else None,
                 )
             )
         self._check_room(parts[0])
@@ -587,6 +601,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, WindowEstimator):
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,
+            checkpointing=self.checkpointing,
+            reverse_complement=self.reverse_complement,
+            complement=self._channel_complement,
         )
 
     @property
@@ -831,6 +848,7 @@ _STATE = (
     "open_regions_",
     "_target_ndim",
     "_seed",
+    "_channel_complement",
 )
 _REGIONS = ("closed", "open")
 

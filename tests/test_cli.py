@@ -17,7 +17,8 @@ import pyBigWig
 import pytest
 from Bio import bgzf
 
-from regmask_sk.cli import COMMANDS, main
+from regmask_sk.cli import main
+from regmask_sk.cli.commands import COMMANDS
 from regmask_sk.cli.options import REGRESSOR_OPTIONS
 from regmask_sk.regressor import RegMaskRegressor
 
@@ -216,6 +217,9 @@ def test_info_says_what_the_model_is(trained: Path, fly: Path, run: Any) -> None
     assert result.err == ""
     for part in ("length: 256", "target: level", str(fly / "h3k4.bw"), "sparsity: 0.3", "pearson"):
         assert part in result.out
+    assert "epochs: " in result.out
+    assert "train_loss" not in result.out
+    assert max(map(len, result.out.splitlines())) < 1000
 
 
 def test_the_same_seed_writes_the_same_predictions(
@@ -259,7 +263,8 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "--scaling", "none", "--missing", "mask", "--cache", tmp_path / "cache", *TINY,
         "--jitter", 4, "--unstranded", "--mask", "hard", "--training", "joint",
         "--backbone", "conv", "--promoter-length", 16, "--dropout", 0, "--batch-size", 8,
-        "--no-reverse-complement", "--gate-distribution", "kumaraswamy", "--gate-correlation", 8,
+        "--reverse-complement", "none", "--no-checkpointing",
+        "--gate-distribution", "kumaraswamy", "--gate-correlation", 8,
         "--continuity", "transitions", "--continuity-weight", 0.2, "--prior-concentration", 20,
         "--closed-regions", tmp_path / "black.bed", "--open-regions", tmp_path / "open.bed",
         "--learning-rate", 0.01, "--patience", 2, "--validation-fraction", 0.4, "--seed", 3,
@@ -271,7 +276,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
     for part in (
         "jitter: 4", "stranded: False", "mask: hard", "training: joint", "promoter_length: 16",
         "covariates: ('gc',)", "missing: mask", "scaling: none", "random_state: 3",
-        "learning_rate: 0.01", "reverse_complement: False", "'chrX': 'X'",
+        "learning_rate: 0.01", "reverse_complement: none", "'chrX': 'X'",
         "gate_distribution: kumaraswamy", "gate_correlation: 8", "continuity: transitions",
         "prior_concentration: 20", "closed_regions_: 1\n", "open_regions_: 2\n",
     ):  # fmt: skip
@@ -352,6 +357,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "track without a name": (["--track", "{fly}/h3k4.bw"], "expected NAME=VALUE"),
     "track name taken": (["--track", "A={fly}/h3k4.bw"], "'A'"),
     "alias": (["--chrom-alias", "2L"], "--chrom-alias: '2L' is neither A=B nor a file"),
+    "alias that is no text": (
+        ["--chrom-alias", "{fly}/h3k4.bw"], "h3k4.bw cannot be read as text"
+    ),
     "alias twice": (["--chrom-alias", "a=b", "a=c"], "'a' is given both 'b' and 'c'"),
     "device": (["--device", "abacus"], "abacus"),
     "no cuda": (["--device", "cuda"], "cuda"),
@@ -455,6 +463,14 @@ def test_a_place_that_cannot_be_written(
     assert "Permission denied" in result.last
 
 
+@pytest.mark.skipif(os.name != "posix", reason="/dev/null is of POSIX")
+def test_force_does_not_replace_a_device(trained: Path, fly: Path, run: Any) -> None:
+    words = ["predict", "--model", trained, "--loci", fly / "genes.tsv", "--out", "/dev/null"]
+    result = run(*words)
+    assert result.code == 1
+    assert "/dev/null is a device, expected the name of a file" in result.last
+
+
 def test_force_replaces_everything(fly: Path, tmp_path: Path, run: Any) -> None:
     assert run(*fit_words(fly, tmp_path / "run")).code == 0
     before = (tmp_path / "run" / "predictions.tsv").read_bytes()
@@ -471,6 +487,42 @@ def test_genes_without_a_target_can_be_left_out(
     assert result.code == 0, result.err
     assert "left out 1 of 32 genes" in result.err
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["n_train"] == 15
+
+
+@pytest.mark.parametrize("corner", ["", '""', "id"])
+def test_values_whose_first_column_has_no_name(
+    corner: str, trained: Path, fly: Path, tmp_path: Path, run: Any
+) -> None:
+    table, values = tmp_path / "bare.tsv", tmp_path / "values.csv"
+    loci_table().drop(columns=["level", "gc"]).to_csv(table, sep="\t", index=False)
+    rows = loci_table()[["gene", "level"]].to_csv(header=False, index=False)
+    values.write_text(f"{corner},level\n{rows}")
+    result = run(
+        "predict", "--model", trained, "--loci", table, "--values", values, "--out", tmp_path / "p"
+    )
+    assert result.code == 0, result.err
+    measured = pd.read_csv(tmp_path / "p", sep="\t")["measured"]
+    np.testing.assert_allclose(measured, loci_table()["level"])
+
+
+def test_cell_types_may_be_numbers_and_stand_in_what_is_written(
+    fly: Path, tmp_path: Path, run: Any
+) -> None:
+    one, two = (loci_table().assign(cell_type=number) for number in (1, 2))
+    pd.concat([one, two]).to_csv(tmp_path / "cells.tsv", sep="\t", index=False)
+    words = fit_words(fly, tmp_path / "run")
+    words[words.index("--loci") + 1] = tmp_path / "cells.tsv"
+    start = words.index("--track") + 1
+    words[start : start + 2] = [f"H3K4me3@1={fly}/h3k4.bw", f"H3K4me3@2={fly}/h3k27.bw"]
+    result = run(*words)
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "run" / "predictions.tsv", sep="\t")
+    assert [*table.columns] == ["gene", "cell_type", "predicted", "measured"]
+    assert not table.duplicated(["gene", "cell_type"]).any()
+    words = ["mask", "--model", tmp_path / "run", "--loci", tmp_path / "cells.tsv"]
+    assert run(*words, "--npz", tmp_path / "m.npz").code == 0
+    with np.load(tmp_path / "m.npz") as file:
+        assert file["cell_type"].tolist() == ["1"] * len(one) + ["2"] * len(two)
 
 
 def test_chromosomes_can_be_left_out(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
@@ -542,6 +594,11 @@ def test_mask_needs_a_file_to_write(trained: Path, fly: Path, run: Any) -> None:
         (KeyError("chrom"), 1, "error: KeyError chrom; --debug shows where"),
         (MemoryError(), 1, "out of memory"),
         (ValueError("chrom_alias, overwrite=True"), 1, "error: --chrom-alias, --force"),
+        (
+            ValueError("give file_format='table', one of (file_format), or missing='zero'"),
+            1,
+            "give --loci-format table, one of (--loci-format), or --missing zero",
+        ),
         (ZeroDivisionError("x"), 1, "error: ZeroDivisionError x"),
     ],
 )
@@ -569,6 +626,13 @@ def test_warnings_are_one_line(fly: Path, trained: Path, tmp_path: Path, run: An
     assert result.code == 0, result.err
     assert all(line.startswith("regmask predict: ") for line in result.err.splitlines())
     assert "regmask predict: warning: " in result.err
+
+
+def test_warnings_speak_of_options(fly: Path, trained: Path, tmp_path: Path, run: Any) -> None:
+    write_bigwig(tmp_path / "few.bw", {"2L": SIZES["2L"]}, 1)
+    words = ["predict", "--model", trained, "--loci", fly / "genes.tsv", "--out", tmp_path / "p"]
+    result = run(*words, "--track", f"H3K4me3={tmp_path}/few.bw")
+    assert "give --chrom-alias NAME_IN_LOCI=NAME_IN_FILE" in result.err
 
 
 def test_demo_is_called_with_folder_and_seed(
@@ -622,6 +686,27 @@ def test_the_command_as_a_process(fly: Path, tmp_path: Path) -> None:
         out, err = info.communicate(timeout=120)
     assert info.returncode == 1
     assert err.count("\n") == 1
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "pandas":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from regmask_sk.cli import main
+sys.exit(main(["info", "--model", "x"]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c_while_libraries_load_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED_IMPORT], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130
+    assert done.stderr == "regmask info: interrupted; nothing more is written\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from regmask_sk.baselines import BinnedSignalRegressor
+from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
@@ -127,6 +129,17 @@ def test_pipeline(pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series) -> None:
     np.testing.assert_array_equal(clone(pipeline).fit(loci, y).predict(loci), predicted)
     np.testing.assert_array_equal(pipeline.predict(loci.iloc[[7, 3]]), predicted[[7, 3]])
     assert isinstance(pipeline[:-1].transform(loci), Windows)
+
+
+def test_columns_may_be_of_any_fitting_type(
+    pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series, tmp_path: Path
+) -> None:
+    typed = loci.astype({"chrom": "category", "strand": "string", "tss": "Int64", "gc": "float32"})
+    expected = pipeline.fit(loci, y).predict(loci)
+    np.testing.assert_allclose(clone(pipeline).fit(typed, y).predict(typed), expected, rtol=1e-5)
+    windows = pipeline[:-1].transform(typed)
+    written = export_masks(pipeline[-1], windows, bed=tmp_path / "elements.bed")
+    assert written.n_genes == len(loci)
 
 
 def test_ablation_by_passthrough(pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series) -> None:

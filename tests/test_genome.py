@@ -374,3 +374,18 @@ def test_tss_beyond_the_end_names_the_genes(toy_genome: ToyGenome) -> None:
     with pytest.raises(ValueError, match=r"1 genes .*'g2'.*2499 .*'chr4', which has 1500 bp"):
         check_chromosomes(loci, readers(toy_genome))
     check_chromosomes(loci.iloc[:2], readers(toy_genome))
+
+
+def test_sizes_are_not_gathered_anew_for_each_chromosome(toy_genome: ToyGenome) -> None:
+    reader = FastaReader(toy_genome.fasta)
+    assert reader.chrom_sizes is reader.chrom_sizes == SIZES
+    assert pickle.loads(pickle.dumps(reader)).chrom_sizes == SIZES
+
+
+def test_names_may_be_categories(toy_genome: ToyGenome) -> None:
+    loci = toy_genome.loci.astype({"chrom": "category", "strand": "category"})
+    reader = FastaReader(toy_genome.fasta)
+    check_chromosomes(loci, [reader])
+    loci.loc[loci.index[3], "tss"] = 10**6
+    with pytest.raises(ValueError, match=f"1 genes lies beyond.*'{loci.index[3]}'"):
+        check_chromosomes(loci, [reader])

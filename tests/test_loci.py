@@ -78,6 +78,23 @@ def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
         ("", {"tss_base": 0}, "empty"),
         (HEADER + "a\tchr1\t1\t+\t1\t7\n", {"tss_base": 0}, "cannot be read as a table"),
         (HEADER + "a\tchr1\t1\t+\t1\n", {"file_format": "bam"}, "file_format is 'bam'"),
+        (
+            HEADER + '"a\tchr1\t1\t+\t1\nb\tchr1\t2\t+\t1\n"c\tchr1\t3\t+\t1\n',
+            {"tss_base": 0},
+            "'gene' of .* goes on over a line's end: data row 1, from 'a.*stray quote",
+        ),
+        (
+            HEADER + 'a\tchr1\t1\t+\t"1\nb\tchr1\t2\t+\t"1\n',
+            {"tss_base": 0},
+            "goes on over a line's end: data row 1, from '1'",
+        ),
+        (HEADER + '"a\tchr1\t1\t+\t1\n', {"tss_base": 0}, "that quotes are closed"),
+        (HEADER + "a\tchr1\t1\t+\t1\n\tchr1\t5\t+\t1\n", {"tss_base": 0}, "1 genes have no name"),
+        (
+            "gene\tchrom\ttss\tstrand\tlevel\tlevel\na\tc\t1\t+\t1\t2\n",
+            {"tss_base": 0},
+            "several columns named 'level'",
+        ),
     ],
 )
 def test_wrong_tables(tmp_path: Path, text: str, options: dict, message: str) -> None:
@@ -111,6 +128,17 @@ def test_missing_binary_and_truncated_files(tmp_path: Path) -> None:
         read_loci(cut, tss_base=0)
     with pytest.raises(ValueError, match=r"cannot be told from its name.*file_format"):
         read_loci(written(tmp_path, "", "loci"), tss_base=0)
+
+
+def test_annotation_with_an_empty_name(tmp_path: Path) -> None:
+    path = written(tmp_path, 'chr1\tx\tgene\t5\t9\t.\t+\t.\tgene_id "";\n', "genes.gtf")
+    with pytest.raises(ValueError, match=r"1 genes have no name, the first at chr1:4.*name_attrib"):
+        read_loci(path)
+
+
+def test_a_scaffold_may_be_called_track_7(tmp_path: Path) -> None:
+    path = written(tmp_path, "track name=x\ntrack_7\t10\t20\ta\t0\t+\n", "genes.bed")
+    assert read_loci(path)["chrom"].tolist() == ["track_7"]
 
 
 def test_bed_takes_first_base_on_plus_and_last_on_minus(tmp_path: Path) -> None:

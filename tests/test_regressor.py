@@ -80,8 +80,48 @@ def test_the_same_seed_gives_the_same_bits(data: Data, training: Any) -> None:
 def test_windows_with_jitter_and_complements_give_the_same_bits(
     windows: Windows, expression: np.ndarray
 ) -> None:
-    models = [regressor(reverse_complement=True).fit(windows, expression) for _ in range(2)]
+    models = [regressor(reverse_complement="augment").fit(windows, expression) for _ in range(2)]
     np.testing.assert_array_equal(*(model.predict(windows) for model in models))
+
+
+@pytest.mark.parametrize("symmetry", ["ph", "ps"])
+def test_a_gene_on_either_strand_gets_the_same_mask_and_prediction(
+    windows: Windows, expression: np.ndarray, toy_genome: Any, tmp_path: Path, symmetry: Any
+) -> None:
+    model = regressor(reverse_complement=symmetry, mask="soft").fit(windows, expression)
+    plus = toy_genome.loci.assign(strand="+")
+    # The base before the TSS is the middle of the same window on the other strand.
+    minus = plus.assign(strand="-", tss=plus["tss"] - 1)
+    inside = (plus["tss"] > 0).to_numpy()
+    placed = []
+    for loci in (plus[inside], minus[inside]):
+        X = TSSWindows(LENGTH).fit_transform(loci)
+        X = SequenceChannels(toy_genome.fasta).fit_transform(X)
+        signal = SignalChannels({"ratio": toy_genome.tracks["ratio"]}, random_state=0)
+        placed.append(signal.fit_transform(X))
+    np.testing.assert_array_equal(placed[0][0], placed[1][0][[3, 2, 1, 0, 4], ::-1])
+    save_model(model, tmp_path / "model")
+    for fitted in (model, load_model(tmp_path / "model")):
+        one, other = (fitted.transform(X) for X in placed)
+        np.testing.assert_allclose(other, one[:, ::-1], rtol=1e-5, atol=1e-5)
+        one, other = (fitted.predict(X) for X in placed)
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["caduceus", "hyena", "mamba", "transformer"])
+def test_checkpoints_change_no_more_than_rounding(data: Data, backbone: str) -> None:
+    X, y = data
+    settings: dict[str, Any] = {"backbone": backbone, "dropout": 0.0, "max_epochs": 1}
+    kept, again = (
+        regressor(checkpointing=checkpointing, **settings).fit(X, y).transform(X)
+        for checkpointing in (False, True)
+    )
+    np.testing.assert_allclose(again, kept, rtol=1e-3, atol=1e-4)
+
+
+def test_a_body_without_checkpoints_refuses_them(data: Data) -> None:
+    with pytest.raises(TypeError, match=r"ConvBackbone has no argument 'checkpointing'"):
+        regressor(checkpointing=True).fit(*data)
 
 
 def test_a_random_state_object_and_none_work(data: Data) -> None:
@@ -754,7 +794,8 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
         ("generator_epochs", -1), ("finetune_epochs", -1), ("patience", 0), ("batch_size", 0),
         ("n_workers", -1), ("promoter_length", -1), ("backbone", "mamba9"),
         ("device", "gpu"), ("validation_chroms", ["chr1"]), ("covariates", ["gc"]),
-        ("reverse_complement", True),
+        ("reverse_complement", True), ("reverse_complement", "augment"),
+        ("reverse_complement", "ps"), ("checkpointing", 1),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_named(data: Data, name: str, value: Any) -> None:

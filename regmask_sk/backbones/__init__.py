@@ -5,20 +5,36 @@ tensor of shape ``(batch, in_channels, length)`` to ``(batch, out_channels, n_to
 with ``n_tokens = ceil(length / resolution)``: token *t* stands for the bases
 ``[t * resolution, (t + 1) * resolution)``. With ``resolution=1`` tokens are bases. It has
 the attributes ``out_channels`` and ``resolution`` and takes the keyword arguments
-``d_model``, ``n_layers``, ``dropout`` and ``resolution``. The estimators hand it the
+``d_model``, ``n_layers``, ``dropout`` and ``resolution``, and, where it can trade time for
+memory, ``checkpointing``. The estimators hand it the
 channels A, C, G and T first, where there are such, then the tracks, and the mask last; a
-class with ``needs_sequence = True`` relies on the first four.
+class with ``needs_sequence = True`` relies on the first four, and one with
+``takes_max_length = True`` is told the length of the windows.
 """
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import nn
 
+from regmask_sk.backbones.caduceus import CaduceusBackbone
 from regmask_sk.backbones.codon import CodonBackbone
 from regmask_sk.backbones.conv import ConvBackbone
+from regmask_sk.backbones.hyena import HyenaBackbone
+from regmask_sk.backbones.mamba import MambaBackbone
+from regmask_sk.backbones.transformer import TransformerBackbone
 
 #: Short names that ``backbone=`` of the estimators takes.
-BACKBONES: dict[str, type[nn.Module]] = {"codon": CodonBackbone, "conv": ConvBackbone}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "caduceus": CaduceusBackbone,
+    "codon": CodonBackbone,
+    "conv": ConvBackbone,
+    "hyena": HyenaBackbone,
+    "mamba": MambaBackbone,
+    "transformer": TransformerBackbone,
+}
 
 
 def make_backbone(
@@ -29,6 +45,8 @@ def make_backbone(
     n_layers: int,
     dropout: float,
     resolution: int,
+    max_length: int | None = None,
+    checkpointing: bool = False,
 ) -> nn.Module:
     """Build a backbone from its short name or its class.
 
@@ -41,6 +59,11 @@ def make_backbone(
         Number of channels of the input.
     d_model, n_layers, dropout, resolution
         Passed to the class by keyword.
+    max_length : int, optional
+        Longest window in base pairs; passed by keyword to a class with
+        ``takes_max_length = True``, whose own default holds otherwise.
+    checkpointing : bool, default=False
+        Passed to the class where True: layers are computed again in backward, for less memory.
 
     Returns
     -------
@@ -52,7 +75,8 @@ def make_backbone(
     ValueError
         If the name is unknown.
     TypeError
-        If a class is given that does not have the interface.
+        If a class is given that does not have the interface, or that has no argument
+        `checkpointing` where it is True.
 
     Examples
     --------
@@ -71,8 +95,24 @@ def make_backbone(
             f"backbone must be one of {sorted(BACKBONES)} or a subclass of torch.nn.Module, "
             f"got {backbone!r}. Pass the class itself, not an instance."
         )
+    optional: dict[str, Any] = {}
+    if max_length is not None and getattr(backbone, "takes_max_length", False):
+        optional["max_length"] = max_length
+    if checkpointing:
+        if not _can_checkpoint(backbone):
+            able = [name for name, body in BACKBONES.items() if _can_checkpoint(body)]
+            raise TypeError(
+                f"backbone {backbone.__name__} has no argument 'checkpointing': its layers cannot "
+                f"be computed again in backward. Set checkpointing=False, or use one of {able}."
+            )
+        optional["checkpointing"] = True
     module = backbone(
-        in_channels, d_model=d_model, n_layers=n_layers, dropout=dropout, resolution=resolution
+        in_channels,
+        d_model=d_model,
+        n_layers=n_layers,
+        dropout=dropout,
+        resolution=resolution,
+        **optional,
     )
     for attribute in ("out_channels", "resolution"):
         if not hasattr(module, attribute):
@@ -83,4 +123,17 @@ def make_backbone(
     return module
 
 
-__all__ = ["BACKBONES", "CodonBackbone", "ConvBackbone", "make_backbone"]
+def _can_checkpoint(backbone: type[nn.Module]) -> bool:
+    return "checkpointing" in inspect.signature(backbone).parameters
+
+
+__all__ = [
+    "BACKBONES",
+    "CaduceusBackbone",
+    "CodonBackbone",
+    "ConvBackbone",
+    "HyenaBackbone",
+    "MambaBackbone",
+    "TransformerBackbone",
+    "make_backbone",
+]

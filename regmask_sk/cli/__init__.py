@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from regmask_sk.cli.commands import COMMANDS
 from regmask_sk.cli.messages import UserInterrupt, interruptible, one_line, warnings_in_one_line
 from regmask_sk.cli.options import parse
 
@@ -45,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings_in_one_line(command), interruptible():
             if args.n_threads is not None:
                 import_module("torch").set_num_threads(args.n_threads)
-            COMMANDS[args.command](args)
+            # Loaded here: it loads pandas, which Ctrl-C may meet too.
+            import_module("regmask_sk.cli.commands").COMMANDS[args.command](args)
     except UserInterrupt:
         print(f"{command}: interrupted; nothing more is written", file=sys.stderr)
         return 130

@@ -132,6 +132,9 @@ def _info(args: argparse.Namespace) -> None:
         for key, value in step["params"].items():
             print(f"  {key}: {value}")
         for key, value in step["fitted"].items():
+            if key == "history":  # history.tsv has it
+                print(f"  epochs: {len(value)}")
+                continue
             if isinstance(value, dict) and key.endswith("_regions_"):
                 value = f"{sum(map(len, value.values()))}"  # how many, not which
             if not isinstance(value, np.ndarray | pd.DataFrame):
@@ -171,7 +174,9 @@ def _check_genome_files(args: argparse.Namespace, loci: pd.DataFrame) -> None:
     for name, files in tracks.items():
         if isinstance(files, Mapping):
             wanted = (
-                set(loci["cell_type"]) if "cell_type" in loci.columns else {"a cell_type column"}
+                set(loci["cell_type"].astype(str))
+                if "cell_type" in loci.columns
+                else {"a cell_type column"}
             )
             if wanted - set(files):
                 raise ValueError(
@@ -278,7 +283,10 @@ def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 def _prediction_table(
     loci: pd.DataFrame, predicted: np.ndarray, measured: np.ndarray | None
 ) -> str:
-    table = pd.DataFrame({"gene": loci.index.astype(str), "predicted": predicted})
+    table = pd.DataFrame({"gene": loci.index.astype(str)})
+    if "cell_type" in loci.columns:  # without it the rows of a gene could not be told apart
+        table["cell_type"] = loci["cell_type"].to_numpy()
+    table["predicted"] = predicted
     if measured is not None:
         table["measured"] = measured
     return table.to_csv(sep="\t", index=False)
@@ -295,6 +303,8 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _check_free(path: Path, force: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a device, expected the name of a file to write")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists; pass --force to replace it, or another name")
 

@@ -74,12 +74,12 @@ def read_genes(
 
 
 def _values_table(path: str) -> pd.DataFrame:
-    from regmask_sk._text_files import open_text, read_columns
+    from regmask_sk._text_files import header_of, open_text, read_columns
 
     with open_text(Path(path)) as lines:
-        header = lines.readline().rstrip("\r\n")
-    separator = "\t" if "\t" in header else ","
-    names = header.split(separator)[0].strip('"')
+        separator = "\t" if "\t" in lines.readline() else ","
+    # Without a name where pandas or R wrote the row names.
+    names = header_of(Path(path), separator)[0]
     return read_columns(Path(path), separator, [names]).set_index(names)
 
 

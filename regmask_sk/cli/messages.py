@@ -18,7 +18,7 @@ from typing import Any
 _OPTION_WORDS = (
     "chrom_alias", "tss_base", "allow_unstranded", "name_column", "chrom_column", "tss_column",
     "strand_column", "promoter_length", "max_epochs", "batch_size", "learning_rate",
-    "validation_chroms", "validation_fraction", "min_width", "merge_gap",
+    "validation_chroms", "validation_fraction", "min_width", "merge_gap", "name_attribute",
 )  # fmt: skip
 # Errors whose message says it all. Any other shows its type, and where it came from on request.
 _EXPECTED = (OSError, ValueError, TypeError, RuntimeError, FloatingPointError, ImportError)
@@ -63,17 +63,23 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("unknown chromosome;\ngive chrom_alias"))
     'unknown chromosome; give --chrom-alias'
     """
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-    text = text.replace("overwrite=True", "--force")
-    for option in _OPTION_WORDS:
-        text = re.sub(rf"\b{option}\b", "--" + option.replace("_", "-"), text)
-    text = text.replace("--allow-unstranded=True", "--allow-unstranded")
-    text = re.sub(r"--chrom-alias=\{[^}]*\}", "--chrom-alias NAME_IN_LOCI=NAME_IN_FILE", text)
+    text = _in_words_of_options(str(error.args[0] if isinstance(error, KeyError) else error))
     if isinstance(error, MemoryError):
         return f"out of memory {text}; take a smaller --batch-size or --length"
     if not text or not isinstance(error, _EXPECTED):
         return f"{type(error).__name__} {text}; --debug shows where"
     return text
+
+
+def _in_words_of_options(text: str) -> str:
+    text = " ".join(text.split()).replace("overwrite=True", "--force")
+    for option in _OPTION_WORDS:
+        text = re.sub(rf"\b{option}\b", "--" + option.replace("_", "-"), text)
+    text = text.replace("--allow-unstranded=True", "--allow-unstranded")
+    text = re.sub(r"--chrom-alias=\{[^}]*\}", "--chrom-alias NAME_IN_LOCI=NAME_IN_FILE", text)
+    text = re.sub(r"\bfile_format='?(\w+)'?", r"--loci-format \1", text)
+    text = re.sub(r"\bfile_format\b", "--loci-format", text)
+    return re.sub(r"\b(missing|mask|training|scaling)='(\w+)'", r"--\1 \2", text)
 
 
 @contextmanager
@@ -87,7 +93,8 @@ def warnings_in_one_line(command: str) -> Iterator[None]:
     """
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"{command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        text = _in_words_of_options(str(message))
+        print(f"{command}: warning: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning, module="regmask_sk")

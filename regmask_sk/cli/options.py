@@ -26,10 +26,10 @@ from regmask_sk.cli.values import (
 REGRESSOR_OPTIONS = (
     "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
     "promoter_length", "closed_regions", "open_regions", "resolution", "d_model", "n_layers",
-    "dropout", "reverse_complement", "continuity", "continuity_weight", "kl_weight", "prior_mean",
-    "prior_concentration", "loss", "max_epochs", "generator_epochs", "finetune_epochs", "patience",
-    "batch_size", "learning_rate", "weight_decay", "validation_chroms", "validation_fraction",
-    "n_workers", "device",
+    "dropout", "checkpointing", "reverse_complement", "continuity", "continuity_weight",
+    "kl_weight", "prior_mean", "prior_concentration", "loss", "max_epochs", "generator_epochs",
+    "finetune_epochs", "patience", "batch_size", "learning_rate", "weight_decay",
+    "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
 # Options that say how loci are read; a model remembers those of its fit.
 LOCI_OPTIONS = (
@@ -271,10 +271,15 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--n-layers", type=count, metavar="N")
     model.add_argument("--dropout", type=unit, metavar="F")
     model.add_argument(
-        "--reverse-complement",
+        "--checkpointing",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="train on reverse complements too",
+        help="compute layers twice, for less memory",
+    )
+    model.add_argument(
+        "--reverse-complement",
+        choices=("none", "augment", "ph", "ps"),
+        help="what the model makes of the opposite strand",
     )
     model.add_argument("--max-epochs", type=count, metavar="N")
     for stage in ("generator", "finetune"):

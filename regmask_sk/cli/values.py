@@ -100,7 +100,14 @@ def pairs_of(items: Sequence[str] | None, option: str) -> dict[str, str]:
             except argparse.ArgumentTypeError as error:
                 raise ValueError(f"{option}: {error}") from None
         elif os.path.isfile(item):
-            rows = [line.split("\t") for line in Path(item).read_text().splitlines()]
+            try:
+                text = Path(item).read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{option}: {item} cannot be read as text ({error}); give a file of two "
+                    "columns, A <tab> B"
+                ) from error
+            rows = [line.split("\t") for line in text.splitlines()]
             rows = [row for row in rows if row[0].strip() and not row[0].startswith("#")]
             if any(len(row) != 2 for row in rows):
                 raise ValueError(f"{option}: {item} has lines without two columns, A <tab> B")

@@ -1,0 +1,188 @@
+"""Short causal convolution of each channel with itself, then SiLU, channels innermost.
+
+Symbols
+-------
+``x``, ``w``, ``b``
+    Input ``(batch, length, d)``, taps ``(d, k)``, bias ``(d,)``.
+``s``
+    What goes into the SiLU: ``s_t = b + w_(k-1) x_t + w_(k-2) x_(t-1) + ...``.
+
+A short convolution is a few shifted products. Written so it needs no transposition to
+``(batch, channel, length)`` and back, which costs more than the arithmetic, and of what it
+computes only its input is kept for backward. Where the selective scan runs on Numba
+(:func:`~regmask_sk.ops.selective_scan.scan_backend`), so does this, in one pass over memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regmask_sk.ops._scan_torch import state_dtype
+from regmask_sk.ops.selective_scan import scan_backend
+
+
+def short_conv_silu(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reverse: bool = False
+) -> Tensor:
+    """Depthwise causal convolution along the length, followed by SiLU.
+
+    The numbers are those of ``F.silu(F.conv1d(...))`` with ``groups=d``, on a ``(batch, d,
+    length)`` input padded with ``k - 1`` zeros on the left.
+
+    Parameters
+    ----------
+    x : Tensor of shape (batch, length, d)
+        Input.
+    weight : Tensor of shape (d, k)
+        Taps of each channel; the last one is that of the step itself.
+    bias : Tensor of shape (d,), optional
+        Added before the SiLU.
+    reverse : bool, default=False
+        Look ahead instead of back: what flipping `x` along the length, convolving, and
+        flipping back would give.
+
+    Returns
+    -------
+    Tensor of shape (batch, length, d)
+        In the dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
+
+    References
+    ----------
+    Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
+    arXiv:2312.00752 (2023), section 3.4: the convolution before the state space.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([1.0, 0.0, 0.0])[None, :, None]
+    >>> taps = torch.tensor([[2.0, 1.0]])
+    >>> short_conv_silu(x, taps).flatten()
+    tensor([0.7311, 1.7616, 0.0000])
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x must have shape (batch, length, d), got {tuple(x.shape)}.")
+    if weight.ndim != 2 or weight.shape[0] != x.shape[2] or weight.shape[1] == 0:
+        raise ValueError(
+            f"weight must have shape (d, k) = ({x.shape[2]}, k) with k > 0 for x of shape "
+            f"{tuple(x.shape)}, got {tuple(weight.shape)}."
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({x.shape[2]},), got {tuple(bias.shape)}.")
+    dtype = state_dtype(x, weight) if bias is None else state_dtype(x, weight, bias)
+    if scan_backend(x.device, dtype) == "numba":
+        return _conv(x, weight, bias, reverse)
+    result: Tensor = _ShortConvSilu.apply(x, weight, bias, reverse)
+    return result
+
+
+class _ShortConvSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.reverse = reverse
+        return F.silu(_shifted_sum(x, weight, bias, reverse), inplace=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        taps = weight.shape[1]
+        s = _shifted_sum(x, weight, bias, ctx.reverse)
+        grad_s = torch.ops.aten.silu_backward(grad, s)
+        # What a step gives to later ones comes back from them: the same sum, run the other way.
+        grad_x = _shifted_sum(grad_s, weight.to(grad_s.dtype), None, not ctx.reverse)
+        grad_w = torch.zeros_like(weight)
+        for back in range(min(taps, x.shape[1])):
+            here, there = _shifted(x.shape[1], back, ctx.reverse)
+            product = torch.einsum("bld,bld->d", grad_s[:, here], x[:, there])
+            grad_w[:, taps - 1 - back] = product
+        grad_b = None if bias is None else grad_s.sum(dim=(0, 1)).to(bias.dtype)
+        return grad_x, grad_w, grad_b, None
+
+
+def _shifted(length: int, back: int, reverse: bool) -> tuple[slice, slice]:
+    """Slice steps that have one `back` steps before (after, in `reverse`) them, and that one."""
+    late, early = slice(back, length), slice(0, length - back)
+    return (early, late) if reverse else (late, early)
+
+
+def _shifted_sum(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+    taps = weight.shape[1]
+    weight = weight.to(x.dtype)
+    total = x * weight[:, -1]
+    if bias is not None:
+        total += bias.to(x.dtype)
+    for back in range(1, min(taps, x.shape[1])):
+        here, there = _shifted(x.shape[1], back, reverse)
+        total[:, here].addcmul_(x[:, there], weight[:, taps - 1 - back])
+    return total
+
+
+# -- the compiled kernel as an operator of torch, which torch.compile leaves whole -----------
+
+
+@torch.library.custom_op(
+    "regmask_sk::short_conv_silu",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor",
+)
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+    from regmask_sk.ops import _conv_numba
+
+    return _conv_numba.forward(x, weight, bias, reverse=reverse)
+
+
+@torch.library.custom_op(
+    "regmask_sk::short_conv_silu_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor grad, Tensor x, Tensor weight, Tensor? bias, bool reverse)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+)
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    from regmask_sk.ops import _conv_numba
+
+    grad_x, grad_w, grad_b = _conv_numba.backward(grad, x, weight, bias, reverse=reverse)
+    return grad_x, grad_w, x.new_empty(0) if grad_b is None else grad_b
+
+
+@_conv.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_conv_backward.register_fake
+def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(
+        grad.new_empty(0)
+        if t is None
+        else torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in inputs[:3]
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias = ctx.saved_tensors
+    grad_x, grad_w, grad_b = _conv_backward(grad, x, weight, bias, ctx.reverse)
+    return grad_x, grad_w, None if bias is None else grad_b, None
+
+
+_conv.register_autograd(_differentiate, setup_context=_keep)
+
+__all__ = ["short_conv_silu"]
