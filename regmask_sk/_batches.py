@@ -42,6 +42,46 @@ def forced_bases(
     return marked
 
 
+def open_in_any_case(
+    windows: Windows, forced: ForcedRegions, promoter: tuple[int, int], *, most: int = 2048
+) -> float:
+    """Give the mean share of bases that every mask keeps: open regions and the promoter.
+
+    Parameters
+    ----------
+    windows : Windows
+        The windows; an evenly spaced sample of them is looked at.
+    forced : ForcedRegions
+        Regions on the genome.
+    promoter : tuple of int
+        ``(first, last + 1)`` column of the promoter window.
+    most : int, default=2048
+        Number of windows to look at.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from regmask_sk._regions import Regions
+    >>> loci = pd.DataFrame({"chrom": ["1"], "tss": [50], "strand": ["+"]})
+    >>> opened = Regions({"1": np.array([[45, 48]])})
+    >>> forced = ForcedRegions(Regions({}), opened)
+    >>> open_in_any_case(Windows(loci, length=10), forced, (4, 6))
+    0.4
+    """
+    rows = range(0, len(windows), -(-len(windows) // most))
+    total = 0
+    for row in rows:
+        marked = forced_bases(windows, forced, [row], [0])[0]
+        marked[promoter[0] : promoter[1]] = 1
+        total += int((marked > 0).sum())
+    return total / (len(rows) * windows.length)
+
+
 class WindowDataset(Dataset[Batch]):
     """Batches of windows, covariates, targets and weights for a torch loader.
 

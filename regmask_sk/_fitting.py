@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from torch import nn
 
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
-from regmask_sk._batches import WindowDataset, forced_bases
+from regmask_sk._batches import WindowDataset, open_in_any_case
 from regmask_sk._model import build_model, promoter_window
 from regmask_sk._parameters import check_evidence_tracks
 from regmask_sk._plan import Settings, Stage
@@ -26,7 +26,6 @@ from regmask_sk.masking import Evidence, MaskedExpressionModel
 from regmask_sk.windows import Windows
 
 _REGIONS = ("closed", "open")
-_CHECKED_WINDOWS = 2048  # training windows in which forced bases are counted before a fit
 
 
 class TrainingData:
@@ -192,12 +191,8 @@ class MaskedFit(WindowEstimator):
         """Refuse regions that leave no budget for gates, before any training."""
         if train.forced is None or self.training == "joint" or not isinstance(train.x, Windows):
             return
-        step = -(-len(train) // _CHECKED_WINDOWS)
-        rows = range(0, len(train), step)
-        marked = (forced_bases(train.x, train.forced, [row], [0])[0] for row in rows)
-        first, last = promoter_window(self.n_features_in_, self.promoter_length, self.sparsity)
-        opened = [float((row > 0).sum() + (row[first:last] <= 0).sum()) for row in marked]
-        share = sum(opened) / len(opened) / self.n_features_in_
+        promoter = promoter_window(self.n_features_in_, self.promoter_length, self.sparsity)
+        share = open_in_any_case(train.x, train.forced, promoter)
         if share > self.sparsity:
             raise ValueError(
                 f"open_regions and the promoter window are {share:.1%} of the training windows, "

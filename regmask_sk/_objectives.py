@@ -95,6 +95,8 @@ def _gate_penalty(
     """Penalty of the gates' means, and the mean share of bases that they keep."""
     means = gates.mean
     kept = model.kept_share(means, room)
+    if room is not None:  # with most bases closed, the budget that a stage starts from is too much
+        budget = min(budget, float(model.kept_share(torch.ones_like(means), room).mean()))
     penalty = budget_penalty(kept, budget, multiplier)
     return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
 
@@ -223,7 +225,7 @@ def joint_outcome(
     if kind == "hard":
         drawn = straight_through(drawn, (drawn >= 0.5).to(drawn.dtype))
     elif kind == "topk":
-        drawn = straight_through(drawn, model.topk_gates(torch.logit(drawn.detach(), 1e-6), room))
+        drawn = straight_through(drawn, model.topk_of_sample(drawn, gates, room))
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
     if continuity_weight > 0.0:

@@ -54,6 +54,7 @@ BETA_FLOOR = 0.05
 _LOG_ODDS_LIMIT = 12.0
 _POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
 _GATE_SCALE = 3.0  # of the log-odds: gates must open and close within a few hundred steps
+_END = 1e-6  # how near to 0 or 1 samples are not told apart
 _SMOOTHED = 3  # tokens over which the log-odds of gates are averaged; odd
 _HEADS = 4  # attention heads of the readout
 _SUMMED_TOKENS = 64  # number of tokens for which the readout's sum is taken as it is
@@ -470,7 +471,7 @@ class MaskedExpressionModel(nn.Module):
         drawn = gates.sample(noise)
         if kind == "hard":
             return (drawn > 0.5).to(drawn.dtype)
-        return self.topk_gates(torch.logit(drawn, 1e-6), room)
+        return self.topk_of_sample(drawn, gates, room)
 
     def mask_std(
         self, gates: GateDistribution, kind: MaskKind, forced: Tensor | None = None
@@ -495,6 +496,18 @@ class MaskedExpressionModel(nn.Module):
         # A gate is opened while at least half of its bases fit into what is left.
         opened = (costs.cumsum(dim=1) - 0.5 * costs <= wanted).to(openness.dtype)
         return torch.zeros_like(openness).scatter(1, order, opened)
+
+    def topk_of_sample(
+        self, drawn: Tensor, gates: GateDistribution, room: Room | None = None
+    ) -> Tensor:
+        """Open as many of the largest sampled gates of each window as the budget allows.
+
+        Gates sampled at 0 or 1 are ranked among themselves by their means: hard concrete gates
+        often lie there.
+        """
+        score, log_odds = torch.logit(drawn.detach(), _END), gates.log_odds.detach()
+        at_end = (drawn <= _END) | (drawn >= 1.0 - _END)
+        return self.topk_gates(score + torch.where(at_end, 1e-3 * log_odds, 0.0), room)
 
     def expand(self, gates: Tensor, forced: Tensor | None = None) -> Tensor:
         """Mask over bases, ``(batch, length)``, from gates; forced bases, and last the promoter."""

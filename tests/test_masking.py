@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from regmask_sk import _objectives
 from regmask_sk.backbones import make_backbone
-from regmask_sk.distributions import DISTRIBUTIONS
+from regmask_sk.distributions import DISTRIBUTIONS, HardConcrete
 from regmask_sk.losses import regression_loss
 from regmask_sk.masking import (
     BETA_FLOOR,
@@ -240,6 +240,19 @@ def test_topk_spends_its_budget_on_bases_that_gates_decide_about(data: st.DataOb
     most = room.opened + room.free.sum(dim=1)
     wanted = torch.maximum(torch.minimum(torch.tensor(sparsity * length), most), room.opened)
     assert (kept - wanted).abs().max() <= resolution
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_topk_of_a_sample_tells_clipped_gates_apart_by_their_means(end: float) -> None:
+    model = make_model(promoter=(50, 50), length=96, sparsity=3 / 12)
+    gates = HardConcrete(torch.randn(5, 12, generator=seeded(0)))
+    opened = model.topk_of_sample(torch.full((5, 12), end), gates)
+    for row, found in zip(gates.log_odds, opened, strict=True):
+        assert set(row.topk(3).indices.tolist()) == set(found.nonzero()[:, 0].tolist())
+    drawn = torch.rand(5, 12, generator=seeded(1))
+    torch.testing.assert_close(
+        model.topk_of_sample(drawn, gates), model.topk_gates(torch.logit(drawn))
+    )
 
 
 # -- what the predictor sees -----------------------------------------------------------

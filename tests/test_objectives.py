@@ -254,6 +254,22 @@ def test_every_stage_with_gates_can_sample_them_together(
     assert reached(model.generator)
 
 
+@pytest.mark.parametrize("stage", [_objectives.generator_outcome, _objectives.finetune_outcome])
+def test_no_more_is_asked_for_than_closed_bases_leave(stage: Any) -> None:
+    model = make_model()
+    forced = torch.full((16, LENGTH), -1, dtype=torch.int8)
+    forced[:, :8] = 0  # 14 bases of 64 can be kept, with the promoter
+    nn.init.constant_(model.generator.head.bias, 5.0)
+    nn.init.zeros_(model.generator.head.weight)
+    penalties = [
+        stage(model, *batch(), forced, budget=budget, multiplier=1.0).penalty.item()
+        for budget in (0.1, 14 / 64, 0.5)
+    ]
+    assert penalties[0] > 0.1
+    assert penalties[1] == pytest.approx(penalties[2])
+    assert abs(penalties[2]) < 0.01
+
+
 FORCED_STAGES: tuple[Any, ...] = (
     partial(_objectives.predictor_outcome, progress=1.0),
     *STAGES,

@@ -9,6 +9,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+import pyBigWig
 import pytest
 import torch
 from sklearn import config_context
@@ -17,6 +18,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
+from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.masking import BETA_FLOOR
 from regmask_sk.ops.evidence import seq2exp_gates
@@ -538,6 +540,30 @@ def test_masks_close_and_open_regions_of_the_genome(
     np.testing.assert_array_equal(model.transform(windows[5:8]), mask[5:8])
     np.testing.assert_allclose(model.predict_masked(windows, mask), model.predict(windows), 1e-4)
     assert np.isfinite(model.predict_samples(windows[:3], 2, random_state=0)).all()
+
+
+def test_exported_masks_have_the_regions_where_the_genome_has_them(
+    windows: Windows, expression: np.ndarray, regions: Any, tmp_path: Path
+) -> None:
+    model = regressor(sparsity=0.4, **regions).fit(windows, expression)
+    export_masks(model, windows, bigwig=tmp_path / "masks.bw")
+    opened = marked(regions["open_regions"], windows)
+    opened[:, model.promoter_columns_] = True
+    places: dict[str, set[tuple[str, int]]] = {"open": set(), "closed": set()}
+    for name, where in (
+        ("open", opened), ("closed", marked(regions["closed_regions"], windows))
+    ):  # fmt: skip
+        for row, column in np.argwhere(where):
+            places[name].add((windows.loci["chrom"].iloc[row], positions(windows)[row, column]))
+    with pyBigWig.open(str(tmp_path / "masks.bw")) as file:
+        sizes = file.chroms()
+
+        def values(listed: set[tuple[str, int]]) -> list[float]:
+            inside = [(chrom, p) for chrom, p in listed if 0 <= p < sizes[chrom]]
+            return [file.values(chrom, int(p), int(p) + 1)[0] for chrom, p in inside]
+
+        assert set(values(places["open"])) == {1.0}
+        assert set(values(places["closed"] - places["open"])) == {0.0}
 
 
 def test_regions_come_from_a_file_and_are_kept_without_it(
