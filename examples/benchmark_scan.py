@@ -1,0 +1,265 @@
+"""Cost of the selective scan and of the state-space bodies on CPU.
+
+Prints, in one run, so that only ratios need be believed:
+
+- ``scan``: forward, and forward and backward, of the selective scan (256 channels, 16 states,
+  float32) against the chunked torch backend and, where ``pip install mambapy`` was run, the
+  parallel scan of mambapy; at 200,000 steps mambapy is left out, as one of its tensors takes
+  3.4 GB.
+- ``model``: forward of four Mamba layers on 4,096 tokens against the plain-torch path of
+  transformers.
+- ``body``: a training step of the Caduceus body (d_model 128, 4 layers, bases as tokens,
+  checkpoints) from 25,000 to 200,000 bases, and of two bodies at once, each in a process of its
+  own for the peak of memory, beside a floor: its matrix products at the speed of a large one,
+  and each of its tensors moved once at the speed of a copy.
+
+Every time is given as wall seconds and, in brackets, seconds of processor time of all threads,
+which tell more on a machine with other work. What glibc does with large blocks matters: with
+``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` set high, steps on long windows are
+faster.
+
+    python examples/benchmark_scan.py
+    python examples/benchmark_scan.py --parts scan --lengths 4096 --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regmask_sk.backbones import CaduceusBackbone, MambaBackbone
+from regmask_sk.ops.selective_scan import scan_backend, selective_scan
+
+D, N = 256, 16
+D_MODEL, N_LAYERS = 128, 4
+TOO_LONG_FOR_MAMBAPY = 2**16
+
+Cost = tuple[float, float]
+
+
+def cost(run: Callable[[], Any], repeats: int) -> Cost:
+    """Median wall and processor seconds of a call, after one that is not counted."""
+    run()
+    walls, cpus = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return sorted(walls)[repeats // 2], sorted(cpus)[repeats // 2]
+
+
+def told(seconds: Cost) -> str:
+    """Wall seconds, and processor seconds in brackets."""
+    return f"{seconds[0]:9.3f} ({seconds[1]:8.3f})"
+
+
+def ratio(slow: Cost, fast: Cost) -> str:
+    """How many times slower, by wall and by processor time."""
+    return f"{slow[0] / fast[0]:6.1f} ({slow[1] / fast[1]:6.1f})"
+
+
+# -- the scan --------------------------------------------------------------------------
+
+
+def scan_inputs(length: int) -> dict[str, Tensor]:
+    """Draw inputs of the operator, with the decay rates that a model starts with."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    drawn = {
+        "u": draw(1, length, D),
+        "delta": torch.nn.functional.softplus(draw(1, length, D) - 4.0),
+        "A": -torch.arange(1.0, N + 1.0).repeat(D, 1),
+        "B": draw(1, length, N),
+        "C": draw(1, length, N),
+        "D": torch.ones(D),
+    }
+    return {name: tensor.requires_grad_() for name, tensor in drawn.items()}
+
+
+def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """Scan as the model of mambapy does it."""
+    from mambapy.pscan import pscan
+
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    inputs = (delta * u).unsqueeze(-1) * B.unsqueeze(2)
+    states = pscan(decay, inputs)
+    return (states @ C.unsqueeze(-1)).squeeze(3) + D * u
+
+
+def scan_part(lengths: list[int], repeats: int) -> None:
+    """Print the rows of the scan."""
+    fast = scan_backend("cpu")
+    print(f"\nselective scan, {D} channels, {N} states, float32: seconds, wall (processor)")
+    print(f"{'length':>8} {'':14} {'forward':>20} {'forward + backward':>20}  ratio, f + b")
+    for length in lengths:
+        x = scan_inputs(length)
+        ways: dict[str, Callable[..., Tensor]] = {
+            name: lambda name=name, **given: selective_scan(**given, backend=name)
+            for name in (fast, "torch")
+        }
+        try:
+            import mambapy  # noqa: F401
+        except ImportError:
+            print("         mambapy is not installed")
+        else:
+            if length < TOO_LONG_FOR_MAMBAPY:
+                ways["mambapy pscan"] = mambapy_scan
+        first: Cost | None = None
+        outputs = []
+        for name, scan in ways.items():
+            n = repeats if name == fast else max(repeats // 3, 1)
+
+            def forward(scan: Callable[..., Tensor] = scan) -> Tensor:
+                with torch.no_grad():
+                    return scan(**x)  # noqa: B023
+
+            def both(scan: Callable[..., Tensor] = scan) -> None:
+                torch.autograd.grad(scan(**x).sum(), list(x.values()))  # noqa: B023
+
+            outputs.append(forward())
+            costs = cost(forward, n), cost(both, n)
+            first = first or costs[1]
+            print(
+                f"{length:8,} {name:14} {told(costs[0])} {told(costs[1])}  {ratio(costs[1], first)}"
+            )
+        for other in outputs[1:]:
+            difference = (other - outputs[0]).norm() / outputs[0].norm()
+            assert difference < 1e-5, difference
+
+
+# -- the model -------------------------------------------------------------------------
+
+
+def model_part(repeats: int, length: int = 4096) -> None:
+    """Print the row of the model."""
+    try:
+        import transformers
+    except ImportError:
+        print("\ntransformers is not installed: no comparison of the model")
+        return
+    config = transformers.MambaConfig(
+        vocab_size=8, hidden_size=D_MODEL, num_hidden_layers=N_LAYERS, use_mambapy=False
+    )
+    theirs = transformers.MambaModel(config).eval()
+    ours = MambaBackbone(4, d_model=D_MODEL, n_layers=N_LAYERS, dropout=0.0, resolution=1).eval()
+    x = torch.rand(1, 4, length)
+    embedded = torch.randn(1, length, D_MODEL)
+    with torch.no_grad():
+        mine = cost(lambda: ours(x), repeats)
+        other = cost(lambda: theirs(inputs_embeds=embedded, use_cache=False), 1)
+    print(f"\n{N_LAYERS} Mamba layers, d_model {D_MODEL}, forward, {length:,} tokens: seconds")
+    print(f"{'regmask_sk':14} {told(mine)}")
+    print(f"{'transformers':14} {told(other)}  {ratio(other, mine)}")
+
+
+# -- the body --------------------------------------------------------------------------
+
+
+def machine() -> tuple[float, float]:
+    """GFLOP/s of a large matrix product, and GB/s read and written by a copy."""
+    a = torch.randn(2048, 2048)
+    flops = 2 * 2048**3 / cost(lambda: a @ a, 5)[0]
+    source, target = torch.randn(2**26), torch.empty(2**26)
+    return flops / 1e9, 2 * 4 * 2**26 / cost(lambda: target.copy_(source), 5)[0] / 1e9
+
+
+def floor(length: int, gflops: float, bandwidth: float) -> float:
+    """Seconds of a training step without computing anything twice.
+
+    Backward has two products for each of forward, and moves twice what forward moves.
+    """
+    d, rank = 2 * D_MODEL, D_MODEL // 16
+    products = D_MODEL * 2 * d + 2 * (d * (rank + 2 * N) + rank * d) + d * D_MODEL
+    conv, x_proj, dt_proj, scan = 2 * d, d + rank + 2 * N, rank + d, 4 * d + 2 * N
+    ways = 2 * (conv + x_proj + dt_proj + scan) + 3 * d
+    moved = 2 * D_MODEL + (D_MODEL + 2 * d) + ways + (d + D_MODEL) + 3 * D_MODEL
+    forward = 2 * products / (1e9 * gflops) + 4 * moved / (1e9 * bandwidth)
+    return 3 * N_LAYERS * length * forward
+
+
+def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
+    """Cost of a step of one body or more on a window, in this process."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    made = [
+        CaduceusBackbone(
+            5, d_model=D_MODEL, n_layers=N_LAYERS, dropout=0.0, resolution=1, checkpointing=True
+        )
+        for _ in range(bodies)
+    ]
+
+    def step(x: Tensor) -> None:
+        torch.stack([body(x).square().mean() for body in made]).sum().backward()
+
+    step(torch.rand(1, 5, 64))  # compiles, or loads what was compiled
+    x = torch.rand(1, 5, length)
+    wall, cpu = time.perf_counter(), time.process_time()
+    step(x)
+    return {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def body_part(lengths: list[int]) -> None:
+    """Print the rows of the body."""
+    gflops, bandwidth = machine()
+    print(
+        f"\nCaduceus body, d_model {D_MODEL}, {N_LAYERS} layers, bases as tokens, checkpoints, "
+        f"one step\nfloor from {gflops:.0f} GFLOP/s and {bandwidth:.1f} GB/s of this machine"
+    )
+    print(f"{'bases':>8} {'bodies':>6} {'seconds':>20} {'floor':>8} {'ratio':>6} {'peak GiB':>9}")
+    for length, bodies in [*((length, 1) for length in lengths), (max(lengths), 2)]:
+        arguments = {"length": length, "bodies": bodies, "threads": torch.get_num_threads()}
+        command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        least = bodies * floor(length, gflops, bandwidth)
+        print(
+            f"{length:8,} {bodies:6} {told((found['wall'], found['cpu']))} {least:8.2f} "
+            f"{found['wall'] / least:6.1f} {found['gib']:9.2f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", nargs="+", default=["scan", "model", "body"])
+    parser.add_argument("--lengths", nargs="+", type=int, help="of the scan, or of the body")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        print(json.dumps(training_step(**given.worker)))
+        return
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    load = os.getloadavg()[0]
+    print(f"{given.threads} threads on {os.cpu_count()} cores, load {load:.1f} at the start")
+    if "scan" in given.parts:
+        scan_part(given.lengths or [4_096, 32_768, 200_000], given.repeats)
+    if "model" in given.parts:
+        model_part(given.repeats)
+    if "body" in given.parts:
+        body_part(given.lengths or [25_000, 50_000, 100_000, 200_000])
+
+
+if __name__ == "__main__":
+    main()
