@@ -20,9 +20,11 @@ from regmask_sk._parameters import check_evidence_tracks
 from regmask_sk._plan import Settings, Stage
 from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk._training import RegMaskNet
+from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.distributions import DistributionName
 from regmask_sk.losses import Continuity, RegressionLoss, regression_loss
 from regmask_sk.masking import Evidence, MaskedExpressionModel
+from regmask_sk.ops.selective_scan import scan_backend
 from regmask_sk.windows import Windows
 
 _REGIONS = ("closed", "open")
@@ -210,6 +212,8 @@ class MaskedFit(WindowEstimator):
         with torch.random.fork_rng(devices=self._cuda_devices()):
             torch.manual_seed(self._seed)
             module = self._make_module(n_outputs=len(self.target_mean_))
+        scans = any(isinstance(part, SelectiveStateSpace) for part in module.modules())
+        self.scan_backend_ = scan_backend(self.device_) if scans else None
         self.net_ = RegMaskNet(
             module,
             settings=self._settings(constant_loss, plan),

@@ -185,6 +185,9 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         Standardisation of the covariates, from the training rows.
     device_ : str
         Device that the fit ran on.
+    scan_backend_ : str or None
+        What computes the scans of the bodies that have any; see
+        :func:`regmask_sk.ops.selective_scan.scan_backend`.
 
     References
     ----------

@@ -119,6 +119,16 @@ def test_checkpoints_change_no_more_than_rounding(data: Data, backbone: str) -> 
     np.testing.assert_allclose(again, kept, rtol=1e-3, atol=1e-4)
 
 
+def test_the_fitted_estimator_names_what_computes_its_scans(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = data
+    assert regressor(max_epochs=1).fit(X, y).scan_backend_ is None
+    assert regressor(backbone="mamba", max_epochs=1).fit(X, y).scan_backend_ == "numba"
+    monkeypatch.setenv("REGMASK_SCAN_BACKEND", "torch")
+    assert regressor(backbone="mamba", max_epochs=1).fit(X, y).scan_backend_ == "torch"
+
+
 def test_a_body_without_checkpoints_refuses_them(data: Data) -> None:
     with pytest.raises(TypeError, match=r"ConvBackbone has no argument 'checkpointing'"):
         regressor(checkpointing=True).fit(*data)
