@@ -169,15 +169,16 @@ def model_part(repeats: int, length: int = 4096) -> None:
 # -- the body --------------------------------------------------------------------------
 
 
-def machine() -> tuple[float, float]:
-    """GFLOP/s of a large matrix product, and GB/s read and written by a copy."""
+def machine() -> tuple[Cost, Cost]:
+    """Seconds of a GFLOP of a large matrix product, and of a GB read and written by a copy."""
     a = torch.randn(2048, 2048)
-    flops = 2 * 2048**3 / cost(lambda: a @ a, 5)[0]
     source, target = torch.randn(2**26), torch.empty(2**26)
-    return flops / 1e9, 2 * 4 * 2**26 / cost(lambda: target.copy_(source), 5)[0] / 1e9
+    product = [t / (2 * 2048**3 / 1e9) for t in cost(lambda: a @ a, 5)]
+    copy = [t / (2 * 4 * 2**26 / 1e9) for t in cost(lambda: target.copy_(source), 5)]
+    return (product[0], product[1]), (copy[0], copy[1])
 
 
-def floor(length: int, gflops: float, bandwidth: float) -> float:
+def floor(length: int, per_gflop: float, per_gb: float) -> float:
     """Seconds of a training step without computing anything twice.
 
     Backward has two products for each of forward, and moves twice what forward moves.
@@ -187,8 +188,8 @@ def floor(length: int, gflops: float, bandwidth: float) -> float:
     conv, x_proj, dt_proj, scan = 2 * d, d + rank + 2 * N, rank + d, 4 * d + 2 * N
     ways = 2 * (conv + x_proj + dt_proj + scan) + 3 * d
     moved = 2 * D_MODEL + (D_MODEL + 2 * d) + ways + (d + D_MODEL) + 3 * D_MODEL
-    forward = 2 * products / (1e9 * gflops) + 4 * moved / (1e9 * bandwidth)
-    return 3 * N_LAYERS * length * forward
+    forward = 2 * products * per_gflop + 4 * moved * per_gb
+    return 3 * N_LAYERS * length * forward / 1e9
 
 
 def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
@@ -218,21 +219,24 @@ def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
 
 def body_part(lengths: list[int]) -> None:
     """Print the rows of the body."""
-    gflops, bandwidth = machine()
+    product, copy = machine()
     print(
         f"\nCaduceus body, d_model {D_MODEL}, {N_LAYERS} layers, bases as tokens, checkpoints, "
-        f"one step\nfloor from {gflops:.0f} GFLOP/s and {bandwidth:.1f} GB/s of this machine"
+        f"one step\nfloor from {1 / product[0]:.0f} ({1 / product[1]:.0f}) GFLOP/s and "
+        f"{1 / copy[0]:.1f} ({1 / copy[1]:.1f}) GB/s of this machine"
     )
-    print(f"{'bases':>8} {'bodies':>6} {'seconds':>20} {'floor':>8} {'ratio':>6} {'peak GiB':>9}")
+    header = f"{'seconds':>20} {'floor':>20} {'ratio':>15} {'peak GiB':>9}"
+    print(f"{'bases':>8} {'bodies':>6} {header}")
     for length, bodies in [*((length, 1) for length in lengths), (max(lengths), 2)]:
         arguments = {"length": length, "bodies": bodies, "threads": torch.get_num_threads()}
         command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout)
-        least = bodies * floor(length, gflops, bandwidth)
+        seconds = (found["wall"], found["cpu"])
+        least = tuple(bodies * floor(length, product[i], copy[i]) for i in range(2))
         print(
-            f"{length:8,} {bodies:6} {told((found['wall'], found['cpu']))} {least:8.2f} "
-            f"{found['wall'] / least:6.1f} {found['gib']:9.2f}",
+            f"{length:8,} {bodies:6} {told(seconds)} {told(least)} {ratio(seconds, least)} "
+            f"{found['gib']:9.2f}",
             flush=True,
         )
 
@@ -241,7 +245,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--parts", nargs="+", default=["scan", "model", "body"])
-    parser.add_argument("--lengths", nargs="+", type=int, help="of the scan, or of the body")
+    parser.add_argument("--lengths", nargs="+", type=int, help="of the scan and of the body")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
