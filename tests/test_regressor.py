@@ -532,7 +532,7 @@ def test_masks_close_and_open_regions_of_the_genome(
     model = regressor(
         training=training, mask=kind, sparsity=0.4, validation_fraction=0.0, **regions
     )
-    model.set_params(reverse_complement=True).fit(windows, expression)
+    model.set_params(reverse_complement="augment").fit(windows, expression)
     mask = model.transform(windows)
     opened = marked(regions["open_regions"], windows)
     opened[:, model.promoter_columns_] = True
