@@ -106,6 +106,12 @@ def test_a_gene_on_either_strand_gets_the_same_mask_and_prediction(
         np.testing.assert_allclose(other, one[:, ::-1], rtol=1e-5, atol=1e-5)
         one, other = (fitted.predict(X) for X in placed)
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+        moments, turned = (fitted.transform(X, return_std=True) for X in placed)
+        np.testing.assert_allclose(moments.mask, fitted.transform(placed[0]), atol=1e-6)
+        np.testing.assert_allclose(turned.std, moments.std[:, ::-1], rtol=1e-4, atol=1e-5)
+        samples = fitted.predict_samples(placed[0], 3, random_state=0)
+        assert samples.shape == (inside.sum(), 3)
+        assert samples.std(axis=1).max() > 0
 
 
 @pytest.mark.parametrize("backbone", ["caduceus", "hyena", "mamba", "transformer"])
