@@ -49,6 +49,12 @@ _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
 # this are filled up to batch_size rows, so that a window's prediction is the same to the
 # last bit whatever other windows are predicted with it.
 _FILL_UP_BASES = 262_144
+# How fast a state fades and what passes it by are no weights to be kept small (Gu & Dao, 2023).
+_PARAMETERS: tuple[tuple[str, dict[str, float]], ...] = (
+    (".A_log", {"weight_decay": 0.0}),
+    (".D", {"weight_decay": 0.0}),
+    ("", {}),
+)
 _MULTIPLIER_RATE = 0.2  # growth of the Lagrange multiplier for an excess of 1, a step
 
 
@@ -103,7 +109,9 @@ class RegMaskNet(NeuralNet):
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=settings.weight_decay,
             optimizer__param_groups=[
-                (f"{part}.*", {"part": part}) for part in ("generator", "predictor")
+                (f"{part}.*{name}", {"part": part, **options})
+                for part in ("generator", "predictor")
+                for name, options in _PARAMETERS
             ],
             lr=settings.learning_rate,
             batch_size=batch_size,

@@ -457,3 +457,22 @@ def test_training_on_cuda_reaches_the_predictions_of_the_same_weights_on_the_cpu
     on_cpu = RegMaskRegressor(**{**TINY, "device": "cpu", "training": training})
     on_cpu._set_state(*on_cuda._get_state())
     np.testing.assert_allclose(on_cpu.predict(X), on_cuda.predict(X), rtol=1e-3, atol=1e-4)
+
+
+def test_decay_rates_and_skips_of_scans_are_not_weighed_down() -> None:
+    X = np.random.default_rng(0).normal(size=(16, 2, 32)).astype(np.float32)
+    model = RegMaskRegressor(
+        backbone="mamba", d_model=8, n_layers=2, resolution=4, sparsity=0.3, max_epochs=1,
+        random_state=0, device="cpu",
+    ).fit(X, X[:, 0].mean(axis=1))  # fmt: skip
+    net = model.net_
+    names = {id(p): name for name, p in net.module_.named_parameters()}
+    decays: dict[float, list[str]] = {}
+    for group in net.optimizer_.param_groups:
+        found = [names[id(p)] for p in group["params"]]
+        assert all(name.startswith(group["part"]) for name in found)
+        decays.setdefault(group["weight_decay"], []).extend(found)
+    assert sorted(decays) == [0.0, model.weight_decay]
+    assert {name.rsplit(".")[-1] for name in decays[0.0]} == {"A_log", "D"}
+    assert len(decays[0.0]) == 2 * 2 * 2  # two bodies of two layers
+    assert sorted(names.values()) == sorted(decays[0.0] + decays[model.weight_decay])
