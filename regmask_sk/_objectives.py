@@ -6,14 +6,15 @@ is added to its penalty by the caller, which knows the measurements and sample w
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from regmask_sk.distributions import GateDistribution
-from regmask_sk.losses import Continuity, budget_penalty, continuity_penalty, transition_penalty
+from regmask_sk.losses import Continuity, continuity_penalty, transition_penalty
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
+from regmask_sk.ops.budget import following_step, step_to_share
 from regmask_sk.ops.gates import logistic_noise, random_block_masks, straight_through
 
 ANNEALED = 0.6  # of the generator's stage, after which the share is the budget
@@ -21,6 +22,7 @@ OPEN_SHARE = 0.25  # of the windows that the predictor's stage leaves fully open
 OPEN_UNTIL = (0.2, 0.5)  # of that stage: all windows open until then, the share falls until then
 RANDOM_SHARE = 0.3  # of the windows of the fine-tuning stage that get random masks
 FINETUNE_NOISE = 0.3  # of the samples of that stage, against 1 in the generator's
+SOFT_SHARE = 0.5  # of the windows that are read under means, the others under 0/1 samples
 LEAK = 1e-6  # what a closed gate lets through in training
 VALIDATION_SEED = 2025
 
@@ -64,41 +66,59 @@ def _sampled(
     return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.resolution))
 
 
-def _soft_or_hard(
-    model: MaskedExpressionModel, gates: GateDistribution, correlation: float, *, noise: float
-) -> Tensor:
-    """Gates of a batch as means, for half of the windows, and as 0/1 samples for the others.
+class _Held(NamedTuple):
+    """Gates of a batch at the budget: as they are drawn, and their means, ``(batch, T)``."""
 
-    The samples pass the gradient of a relaxed one. A fitted model is read in both ways; with
-    relaxed samples alone, the information that their values between 0 and 1 carry would be
-    missing from its hard masks.
-    """
-    relaxed = _sampled(model, gates, correlation, noise=noise)
-    hard = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
-    is_soft = torch.rand(len(relaxed), 1, device=relaxed.device) < 0.5
-    return torch.where(is_soft, gates.mean, hard)
+    drawn: Tensor
+    means: Tensor
 
 
-def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
-    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
-
-
-def _gate_penalty(
+def _held(
     model: MaskedExpressionModel,
     gates: GateDistribution,
     room: Room | None,
     budget: float,
-    multiplier: float,
-    continuity_weight: float,
-    continuity: Continuity,
-) -> tuple[Tensor, Tensor]:
-    """Penalty of the gates' means, and the mean share of bases that they keep."""
-    means = gates.mean
-    kept = model.kept_share(means, room)
-    if room is not None:  # with most bases closed, the budget that a stage starts from is too much
-        budget = min(budget, float(model.kept_share(torch.ones_like(means), room).mean()))
-    penalty = budget_penalty(kept, budget, multiplier)
-    return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
+    correlation: float,
+    *,
+    noise: float,
+) -> _Held:
+    """Draw the gates of a batch so that they keep the budget, neither more nor less.
+
+    For half of the windows they are means, for the others 0/1 samples that pass the gradient
+    of a relaxed one: a fitted model is read in both ways; with relaxed samples alone, the
+    information that their values between 0 and 1 carry would be missing from its hard masks.
+    All gates of the batch are moved by one step, one for the means and one for the samples,
+    as a fitted model's are by its two shifts. The step follows the gates in the gradient,
+    so that to open one is to close others.
+    """
+    logits = gates.log_odds
+    draw = noise * logistic_noise(logits, correlation / model.resolution)
+
+    def means(step: Tensor) -> Tensor:
+        return gates.moved(step).mean
+
+    def samples(step: Tensor) -> Tensor:
+        return gates.moved(step).sample(draw)
+
+    def kept(each: Tensor) -> Tensor:
+        return model.kept_share(each, room).mean()
+
+    with torch.no_grad():
+        soft = step_to_share(lambda step: float(kept(means(logits.new_tensor(step)))), budget)
+        hard = step_to_share(
+            lambda step: float(kept((samples(logits.new_tensor(step)) > 0.5).to(logits.dtype))),
+            budget,
+        )
+    followed = following_step(soft, lambda step: kept(means(step)), logits)
+    relaxed = samples(followed + (hard - soft))
+    sampled = straight_through(relaxed, (relaxed > 0.5).to(relaxed.dtype))
+    held = means(followed)
+    is_soft = torch.rand(len(relaxed), 1, device=relaxed.device) < SOFT_SHARE
+    return _Held(torch.where(is_soft, held, sampled), held)
+
+
+def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
+    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
 
 
 def open_share(progress: float) -> float:
@@ -150,7 +170,6 @@ def generator_outcome(
     forced: Tensor | None = None,
     *,
     budget: float,
-    multiplier: float,
     continuity_weight: float = 0.0,
     continuity: Continuity = "difference",
     gate_correlation: float = 0.0,
@@ -164,12 +183,11 @@ def generator_outcome(
     with torch.no_grad():
         target = model.predictor(x, model.open_window(x, forced), covariates)
     gates = model.generator(x)
-    drawn = _soft_or_hard(model, gates, gate_correlation, noise=1.0)
-    predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
-    penalty, kept = _gate_penalty(
-        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
-    )
-    return Outcome([predicted], target, penalty, kept)
+    room = model.room(forced)
+    held = _held(model, gates, room, budget, gate_correlation, noise=1.0)
+    predicted = model.predictor(x, model.expand(_leaking(held.drawn), forced), covariates)
+    penalty = continuity_weight * _continuity(held.means, continuity)
+    return Outcome([predicted], target, penalty, model.kept_share(held.means, room).mean())
 
 
 def finetune_outcome(
@@ -179,7 +197,6 @@ def finetune_outcome(
     forced: Tensor | None = None,
     *,
     budget: float,
-    multiplier: float,
     continuity_weight: float = 0.0,
     continuity: Continuity = "difference",
     gate_correlation: float = 0.0,
@@ -192,13 +209,12 @@ def finetune_outcome(
     gates = model.generator(x)
     random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
     draw = torch.rand(len(x), 1, device=x.device)
-    own = _soft_or_hard(model, gates, gate_correlation, noise=FINETUNE_NOISE)
-    drawn = torch.where(draw < RANDOM_SHARE, random, own)
+    room = model.room(forced)
+    held = _held(model, gates, room, budget, gate_correlation, noise=FINETUNE_NOISE)
+    drawn = torch.where(draw < RANDOM_SHARE, random, held.drawn)
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
-    penalty, kept = _gate_penalty(
-        model, gates, model.room(forced), budget, multiplier, continuity_weight, continuity
-    )
-    return Outcome([predicted], None, penalty, kept)
+    penalty = continuity_weight * _continuity(held.means, continuity)
+    return Outcome([predicted], None, penalty, model.kept_share(held.means, room).mean())
 
 
 def joint_outcome(
@@ -233,6 +249,42 @@ def joint_outcome(
     return Outcome([predicted], None, penalty, model.kept_share(drawn, room).mean())
 
 
+def budget_shift(
+    model: MaskedExpressionModel,
+    openness: Tensor,
+    budget: float,
+    kind: Literal["soft", "hard"],
+    room: Room | None = None,
+) -> float:
+    """Shift of the openness by which masks of a kind keep a budget, found by bisection.
+
+    Parameters
+    ----------
+    model : MaskedExpressionModel
+        Gives the bases that each gate decides about.
+    openness : Tensor of shape (n, T)
+        Log-odds of the gates of `n` windows.
+    budget : float
+        Wanted mean share of kept bases, promoter included.
+    kind : {"soft", "hard"}
+        Kind of mask.
+    room : Room, optional
+        What the gates of each of the windows decide about, where that is not the same for all.
+
+    Returns
+    -------
+    float
+        The smallest shift, to 1e-4, that keeps at least the budget.
+    """
+
+    def share(step: float) -> float:
+        shifted = openness + step
+        gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
+        return float(model.kept_share(gates, room).mean())
+
+    return step_to_share(share, budget)
+
+
 def validation_outcome(
     model: MaskedExpressionModel,
     x: Tensor,
@@ -241,11 +293,13 @@ def validation_outcome(
     *,
     stage: str,
     kind: MaskKind,
+    budget: float,
 ) -> Outcome:
     """Predictions by which epochs of a stage are compared.
 
     The predictor's stage is judged on the open window and on random masks, the same ones
-    in each epoch; the others on the masks that a fitted model would use.
+    in each epoch; the others on the masks that a fitted model would use. Where a budget is
+    to be held, each batch is held at it, so that no epoch wins by keeping more.
     """
     zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
@@ -255,6 +309,11 @@ def validation_outcome(
         masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predict(x, mask, covariates) for mask in masks]
         return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())
-    gates = model.gates(model.openness(x), kind, room)
+    openness = model.openness(x)
+    if stage == "joint" or kind == "topk":
+        gates = model.gates(openness, kind, room)
+    else:
+        shifted = openness + budget_shift(model, openness, budget, kind, room)
+        gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
     predicted = model.predict(x, model.expand(gates, forced), covariates)
     return Outcome([predicted], None, zero, model.kept_share(gates, room).mean())

@@ -8,7 +8,7 @@
 ``generator``
     The generator learns, against that predictor held fixed, to keep the prediction of
     the open window under a budget of bases. The share of open gates is lowered from one
-    half to the budget and held there by a Lagrange multiplier.
+    half to the budget; each batch is held at it by one step, the same for all its gates.
 ``finetune``
     Both go on together under the generator's masks mixed with random ones, at the budget.
 
@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from skorch import NeuralNet
@@ -55,7 +55,6 @@ _PARAMETERS: tuple[tuple[str, dict[str, float]], ...] = (
     (".D", {"weight_decay": 0.0}),
     ("", {}),
 )
-_MULTIPLIER_RATE = 0.2  # growth of the Lagrange multiplier for an excess of 1, a step
 
 
 @dataclass
@@ -67,7 +66,6 @@ class _Progress:
     best_loss: float = math.inf
     best_state: dict[str, Tensor] | None = None
     epochs_without_gain: int = 0
-    multiplier: float = 0.0
     average: AveragedModel | None = None
 
 
@@ -197,9 +195,7 @@ class RegMaskNet(NeuralNet):
 
     def _enter_stage(self) -> None:
         trained = self.stage.name
-        # The generator's stage has found what a base costs; fine-tuning goes on from there.
-        multiplier = self.progress_.multiplier if trained == "finetune" else 0.0
-        self.progress_ = _Progress(multiplier=multiplier)
+        self.progress_ = _Progress()
         self.module_.predictor.requires_grad_(trained != "generator")
         self.module_.generator.requires_grad_(trained != "predictor")
         self._initialize_optimizer()
@@ -306,7 +302,11 @@ class RegMaskNet(NeuralNet):
             kind = self.settings.mask
             module = self.ready_module.eval()
             return _objectives.validation_outcome(
-                module, **inputs, stage=self.stage.name, kind=kind
+                module,
+                **inputs,
+                stage=self.stage.name,
+                kind=kind,
+                budget=self.settings.sparsity,
             )
 
     def _training_outcome(self, inputs: dict[str, Any]) -> Outcome:
@@ -327,18 +327,7 @@ class RegMaskNet(NeuralNet):
                         budget, self._share_done(), settings.start_share
                     )
                     objective = _objectives.generator_outcome
-                outcome = objective(
-                    model,
-                    **inputs,
-                    budget=budget,
-                    multiplier=self.progress_.multiplier,
-                    **sampled,
-                )
-                excess = float(outcome.kept.detach()) - budget
-                # Never below 0: a base that costs less than nothing would be kept for that.
-                multiplier = self.progress_.multiplier + _MULTIPLIER_RATE * excess
-                self.progress_.multiplier = max(multiplier, 0.0)
-                return outcome
+                return objective(model, **inputs, budget=budget, **sampled)
             case "joint":
                 return _objectives.joint_outcome(
                     model,
@@ -408,10 +397,10 @@ class RegMaskNet(NeuralNet):
         room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
         for owner in {id(m): m for m in (module, self.module_)}.values():
             owner.soft_shift.fill_(
-                budget_shift(module, openness, self.settings.sparsity, "soft", room)
+                _objectives.budget_shift(module, openness, self.settings.sparsity, "soft", room)
             )
             owner.hard_shift.fill_(
-                budget_shift(module, openness, self.settings.sparsity, "hard", room)
+                _objectives.budget_shift(module, openness, self.settings.sparsity, "hard", room)
             )
 
     @torch.no_grad()
@@ -511,42 +500,3 @@ class RegMaskNet(NeuralNet):
 def _filled_up(rows: Tensor, n_rows: int) -> Tensor:
     """Repeat the first row until there are `n_rows`."""
     return torch.cat([rows, rows[:1].expand(n_rows - len(rows), *rows.shape[1:])])
-
-
-def budget_shift(
-    model: MaskedExpressionModel,
-    openness: Tensor,
-    budget: float,
-    kind: Literal["soft", "hard"],
-    room: Room | None = None,
-) -> float:
-    """Shift of the openness by which masks of a kind keep a budget, found by bisection.
-
-    Parameters
-    ----------
-    model : MaskedExpressionModel
-        Gives the bases that each gate decides about.
-    openness : Tensor of shape (n, T)
-        Log-odds of the gates of `n` windows.
-    budget : float
-        Wanted mean share of kept bases, promoter included.
-    kind : {"soft", "hard"}
-        Kind of mask.
-    room : Room, optional
-        What the gates of each of the windows decide about, where that is not the same for all.
-
-    Returns
-    -------
-    float
-        The smallest shift, to 1e-4, that keeps at least the budget.
-    """
-    low, high = -40.0, 40.0
-    while high - low > 1e-4:
-        middle = 0.5 * (low + high)
-        shifted = openness + middle
-        gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
-        if float(model.kept_share(gates, room).mean()) < budget:
-            low = middle
-        else:
-            high = middle
-    return high

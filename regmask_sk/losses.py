@@ -164,33 +164,6 @@ def beta_prior(mean: float, concentration: float) -> tuple[float, float]:
     return mean * concentration, (1.0 - mean) * concentration
 
 
-def budget_penalty(kept: Tensor, budget: float, multiplier: float) -> Tensor:
-    """Augmented Lagrangian penalty that holds the share of kept bases at a budget.
-
-    Parameters
-    ----------
-    kept : Tensor of shape (batch,)
-        Share of bases kept in each window, in [0, 1].
-    budget : float
-        Wanted mean share over the batch.
-    multiplier : float
-        Current Lagrange multiplier of the constraint ``mean(kept) == budget``.
-
-    Returns
-    -------
-    Tensor of shape ()
-        ``multiplier * excess + 10 * excess ** 2`` with ``excess = mean(kept) - budget``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> budget_penalty(torch.tensor([0.1, 0.3]), budget=0.2, multiplier=1.0).item()
-    0.0
-    """
-    excess = kept.mean() - budget
-    return multiplier * excess + 10.0 * excess.square()
-
-
 def continuity_penalty(mask: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring mask values (Lei et al., 2016).
 

@@ -15,7 +15,6 @@ from scipy.stats import beta as beta_distribution
 
 from regmask_sk.losses import (
     beta_prior,
-    budget_penalty,
     continuity_penalty,
     kl_beta,
     regression_loss,
@@ -187,32 +186,6 @@ def test_shapes_that_would_broadcast_are_refused(
 
 
 # -- penalties -------------------------------------------------------------------------
-
-
-def test_budget_penalty_is_zero_at_the_budget_and_grows_above_it() -> None:
-    at = budget_penalty(torch.tensor([0.1, 0.3]), 0.2, multiplier=3.0)
-    above, far_above = (
-        budget_penalty(torch.tensor([kept]), 0.2, multiplier=3.0).item() for kept in (0.3, 0.5)
-    )
-    assert at.item() == pytest.approx(0.0, abs=1e-6)
-    assert 0 < above < far_above
-
-
-@pytest.mark.parametrize(("kept", "sign"), [(0.6, 1.0), (0.05, -1.0)])
-def test_without_a_multiplier_the_penalty_pulls_towards_the_budget(
-    kept: float, sign: float
-) -> None:
-    shares = torch.full((4,), kept, requires_grad=True)
-    budget_penalty(shares, 0.2, multiplier=0.0).backward()
-    assert shares.grad is not None
-    assert (shares.grad * sign > 0).all()
-
-
-def test_the_multiplier_is_the_slope_at_the_budget() -> None:
-    kept = torch.full((), 0.2, dtype=DOUBLE, requires_grad=True)
-    budget_penalty(kept, 0.2, multiplier=1.7).backward()
-    assert kept.grad is not None
-    assert kept.grad.item() == pytest.approx(1.7)
 
 
 def test_continuity_penalty_counts_edges() -> None:

@@ -76,9 +76,10 @@ class GateDistribution(ABC):
         return self.sample(noise)
 
     @abstractmethod
-    def _moved(self, step: Tensor) -> GateDistribution:
+    def moved(self, step: Tensor) -> GateDistribution:
         """Give gates of the same family that are more open by some measure, for a step above 0."""
 
+    @torch.no_grad()
     def shifted(self, shift: float) -> GateDistribution:
         """Give gates of the same family whose means have other log-odds.
 
@@ -98,9 +99,9 @@ class GateDistribution(ABC):
         high = -low
         while float((high - low).max()) > 1e-4:
             middle = 0.5 * (low + high)
-            reached = self._moved(middle).log_odds >= wanted
+            reached = self.moved(middle).log_odds >= wanted
             low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-        return self._moved(0.5 * (low + high))
+        return self.moved(0.5 * (low + high))
 
     @abstractmethod
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:

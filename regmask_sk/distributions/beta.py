@@ -71,12 +71,14 @@ class Beta(GateDistribution):
             return torch.full_like(self.a, torch.nan)
         return torch.distributions.Beta(self.a, self.b).rsample()
 
+    @torch.no_grad()
     def shifted(self, shift: float) -> GateDistribution:
         """Give Beta gates of the same ``a + b`` whose means have other log-odds."""
-        return self._moved(self.a.new_tensor(shift))
+        return self.moved(self.a.new_tensor(shift))
 
-    def _moved(self, step: Tensor) -> GateDistribution:
-        total, log_odds = (self.a + self.b).detach(), self.log_odds.detach() + step
+    def moved(self, step: Tensor) -> GateDistribution:
+        """Give Beta gates with other log-odds of their means and the same ``a + b``."""
+        total, log_odds = self.a + self.b, self.log_odds + step
         return Beta(total * torch.sigmoid(log_odds), total * torch.sigmoid(-log_odds))
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:

@@ -85,8 +85,9 @@ class HardConcrete(GateDistribution):
         concrete = torch.sigmoid((self.log_alpha + noise) / self.temperature)
         return (concrete * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
 
-    def _moved(self, step: Tensor) -> GateDistribution:
-        return replace(self, log_alpha=self.log_alpha.detach() + step)
+    def moved(self, step: Tensor) -> GateDistribution:
+        """Give gates with another location."""
+        return replace(self, log_alpha=self.log_alpha + step)
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence of Bernoulli(open_probability) from Bernoulli(prior_mean)."""
@@ -144,12 +145,14 @@ class RelaxedBernoulli(GateDistribution):
         """Sample the Bernoulli gate: a relaxed sample, cut at 1/2."""
         return (self.sample(noise) > 0.5).to(self.log_alpha.dtype)
 
+    @torch.no_grad()
     def shifted(self, shift: float) -> GateDistribution:
         """Give relaxed Bernoulli gates with other log-odds."""
-        return self._moved(self.log_alpha.new_tensor(shift))
+        return self.moved(self.log_alpha.new_tensor(shift))
 
-    def _moved(self, step: Tensor) -> GateDistribution:
-        return replace(self, log_alpha=self.log_alpha.detach() + step)
+    def moved(self, step: Tensor) -> GateDistribution:
+        """Give gates with another location."""
+        return replace(self, log_alpha=self.log_alpha + step)
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence of Bernoulli(open_probability) from Bernoulli(prior_mean)."""

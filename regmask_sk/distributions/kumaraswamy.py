@@ -70,9 +70,10 @@ class Kumaraswamy(GateDistribution):
             noise = logistic_noise(self.a)
         return (_log1mexp(F.logsigmoid(-noise) / self.b) / self.a).exp()
 
-    def _moved(self, step: Tensor) -> GateDistribution:
+    def moved(self, step: Tensor) -> GateDistribution:
+        """Give gates with another ratio of ``a`` to ``b`` and the same product."""
         factor = (0.5 * step).exp()
-        return Kumaraswamy(self.a.detach() * factor, self.b.detach() / factor)
+        return Kumaraswamy(self.a * factor, self.b / factor)
 
     def kl(self, prior_mean: float, prior_concentration: float) -> Tensor:
         """Divergence from the Beta prior, by quadrature to about 1e-5.
