@@ -144,6 +144,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--d-model", type=int, default=128, help="width (default 128)")
     parser.add_argument("--layers", type=int, default=4, help="of each body (default 4)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=TASKS,
+        choices=TASKS,
+        metavar="NAME",
+        help=f"among {', '.join(TASKS)}; all of them begin with train",
+    )
     parser.add_argument("--out", type=Path, help="TSV of the figures")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -175,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
                     "folder": folder,
                     "saved": str(Path(folder, f"{backbone}-{resolution}")),
                 }
-                for task in TASKS:
+                for task in ["train", *(name for name in arguments.tasks if name != "train")]:
                     result = run_apart(case | {"task": task})
                     print(told(result), flush=True)
                     rows.append({"backbone": backbone, "resolution": resolution} | result)
