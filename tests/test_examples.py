@@ -1,0 +1,96 @@
+"""The examples that are cheap enough run from end to end on small files of the same layout."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pyBigWig
+import pytest
+from conftest import write_bigwig, write_fasta
+
+from regmask_sk import read_regions
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LENGTH = 2_048  # of a contig; the middle half has signal
+TRACKS = {
+    "DNASE:first cell (40 years)": "tracks/0.bw",
+    "CAGE:second cell": "tracks/1.bw",
+    "DNASE:third cell": "tracks/2.bw",
+    "RNA:fourth cell": "tracks/3.bw",
+}
+
+
+@pytest.fixture(scope="module")
+def human(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder laid out as the human files are: 6 contigs, 4 tracks, 12 genes."""
+    folder = tmp_path_factory.mktemp("human")
+    (folder / "tracks").mkdir()
+    rng = np.random.default_rng(0)
+    contigs = [f"chr{i}_{i}000_{i}000" for i in range(6)]
+    bases = {name: "".join(rng.choice(list("ACGT"), LENGTH)) for name in contigs}
+    write_fasta(folder / "hg38_regions.fa.gz", bases)
+    inside = np.arange(LENGTH // 4, 3 * LENGTH // 4)
+    for file in TRACKS.values():
+        values = {name: np.full(LENGTH, np.nan, np.float32) for name in contigs}
+        for array in values.values():
+            array[inside] = np.repeat(rng.gamma(1.0, 1.0, len(inside) // 32), 32)
+        write_bigwig(folder / file, values)
+    pd.DataFrame({"description": list(TRACKS), "file": TRACKS.values()}).to_csv(
+        folder / "tracks.tsv", sep="\t", index=False
+    )
+    pd.DataFrame(
+        {
+            "gene": [f"gene{i}" for i in range(12)],
+            "contig": np.repeat(contigs, 2),
+            "tss": rng.choice(inside, 12),
+            "strand": rng.choice(["+", "-"], 12),
+            "split": np.repeat(["train", "valid"], [8, 4]),
+            "cage_mean12": rng.gamma(1.0, 5.0, 12),
+        }
+    ).to_csv(folder / "genes.tsv", sep="\t", index=False)
+    return folder
+
+
+def test_the_human_example_runs_from_files_to_a_picture(
+    human: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example: dict[str, Any] = runpy.run_path(str(EXAMPLES / "human_long_windows.py"))
+    pipeline = example["make_pipeline"](human, "caduceus", LENGTH, 1)
+    signals = [pipeline["signal"], pipeline["signals"]]
+    # What is to be predicted is never an input.
+    names = [list(step.tracks) for step in signals]
+    assert names == [["first cell"], ["third cell"]]
+
+    out = tmp_path / "out"
+    words = [str(human), "--length", str(LENGTH), "--epochs", "1", "--out", str(out)]
+    example["main"](words)
+    printed = capsys.readouterr().out
+    assert "caduceus" in printed
+    assert "far too few" in printed
+
+    genes = pd.read_csv(human / "genes.tsv", sep="\t", index_col="gene")
+    held_out = genes[genes["split"] == "valid"]
+    predictions = pd.read_csv(out / "predictions.tsv", sep="\t", index_col="gene")
+    assert list(predictions.index) == list(held_out.index)
+    np.testing.assert_allclose(predictions["measured"], np.log1p(held_out["cage_mean12"]))
+    assert predictions["predicted"].notna().all()
+    with pyBigWig.open(str(out / "masks.bw")) as masks:
+        for contig, tss in zip(held_out["contig"], held_out["tss"], strict=True):
+            assert masks.values(contig, tss, tss + 1) == [1.0]  # the promoter is always kept
+    assert set(read_regions(out / "elements.bed")["chrom"]) <= set(held_out["contig"])
+    picture = matplotlib.image.imread(out / "locus.png")
+    assert picture.std() > 0.05
+
+
+def test_the_human_example_says_which_folder_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "human_long_windows.py"))
+    with pytest.raises(SystemExit):
+        example["main"]([str(tmp_path)])
+    assert "has no tracks.tsv; name the folder" in capsys.readouterr().err
