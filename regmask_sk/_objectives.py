@@ -62,7 +62,7 @@ def _sampled(
     """Sample gates, over `correlation` base pairs together; noise of 1 gives their distribution."""
     if noise == 1.0 and correlation == 0.0:
         return gates.sample()
-    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.resolution))
+    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.mask_resolution))
 
 
 def _soft_or_hard(
@@ -80,8 +80,27 @@ def _soft_or_hard(
     return torch.where(is_soft, gates.mean, hard)
 
 
-def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
-    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
+def _random_masks(
+    model: MaskedExpressionModel,
+    x: Tensor,
+    share: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Random gates for windows, in blocks whose widths in base pairs are those of tokens."""
+    masks = random_block_masks(
+        len(x),
+        model.n_gates,
+        open_share=share,
+        gates_per_token=model.resolution // model.mask_resolution,
+        generator=generator,
+    )
+    return masks.to(x.device)
+
+
+def _continuity(model: MaskedExpressionModel, means: Tensor, continuity: Continuity) -> Tensor:
+    """Edges a token: an edge of the mask costs the same at any grain."""
+    penalty = transition_penalty if continuity == "transitions" else continuity_penalty
+    return penalty(means) * (model.resolution // model.mask_resolution)
 
 
 def _gate_penalty(
@@ -97,7 +116,7 @@ def _gate_penalty(
     means = gates.mean
     kept = model.kept_share(means, room)
     penalty = budget_penalty(kept, budget, multiplier)
-    return penalty + continuity_weight * _continuity(means, continuity), kept.mean()
+    return penalty + continuity_weight * _continuity(model, means, continuity), kept.mean()
 
 
 def open_share(progress: float) -> float:
@@ -124,7 +143,7 @@ def predictor_outcome(
     progress: float,
 ) -> Outcome:
     """Predict under random masks, which know nothing of the target."""
-    gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
+    gates = _random_masks(model, x, open_share(progress))
     predicted = model.predictor(x, model.expand(_leaking(gates), forced), covariates)
     kept = model.kept_share(gates, model.room(forced)).mean()
     return Outcome([predicted], None, x.new_zeros(()), kept)
@@ -189,7 +208,7 @@ def finetune_outcome(
     of the target.
     """
     gates = model.generator(x)
-    random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
+    random = _random_masks(model, x, OPEN_SHARE)
     draw = torch.rand(len(x), 1, device=x.device)
     own = _soft_or_hard(model, gates, gate_correlation, noise=FINETUNE_NOISE)
     drawn = torch.where(draw < RANDOM_SHARE, random, own)
@@ -228,7 +247,7 @@ def joint_outcome(
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
     if continuity_weight > 0.0:
-        penalty = penalty + continuity_weight * _continuity(gates.mean, continuity)
+        penalty = penalty + continuity_weight * _continuity(model, gates.mean, continuity)
     return Outcome([predicted], None, penalty, model.kept_share(drawn, room).mean())
 
 
@@ -249,8 +268,7 @@ def validation_outcome(
     zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
         random = torch.Generator().manual_seed(VALIDATION_SEED)
-        gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
-        gates = gates.to(x.device)
+        gates = _random_masks(model, x, 0.0, random)
         masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predict(x, mask, covariates) for mask in masks]
         return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())
