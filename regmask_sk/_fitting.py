@@ -64,6 +64,7 @@ class MaskedFit(WindowEstimator):
     closed_regions: str | os.PathLike[str] | pd.DataFrame | None
     open_regions: str | os.PathLike[str] | pd.DataFrame | None
     resolution: int
+    mask_resolution: int | None
     covariates: Sequence[str]
     reverse_complement: Literal["none", "augment", "ph", "ps"]
     d_model: int
@@ -233,8 +234,8 @@ class MaskedFit(WindowEstimator):
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, but with the present "
                 "parameters the model has another shape. Put backbone, training, "
-                "gate_distribution, evidence, resolution, d_model and n_layers back, or set "
-                "warm_start=False."
+                "gate_distribution, evidence, resolution, mask_resolution, d_model and n_layers "
+                "back, or set warm_start=False."
             ) from error
         self._epochs_done = epochs_done
 
@@ -301,6 +302,7 @@ class MaskedFit(WindowEstimator):
             evidence=self.evidence,
             sparsity=self.sparsity,
             resolution=self.resolution,
+            mask_resolution=self.mask_resolution,
             d_model=self.d_model,
             n_layers=self.n_layers,
             dropout=self.dropout,

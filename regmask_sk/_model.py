@@ -7,6 +7,7 @@ from typing import Literal, cast
 from torch import nn
 
 from regmask_sk.backbones import make_backbone
+from regmask_sk.backbones.finer import Detail, FinerGrain
 from regmask_sk.backbones.strands import SharedStrands
 from regmask_sk.distributions import DistributionName
 from regmask_sk.masking import Evidence, Generator, MaskedExpressionModel, Predictor, Readout
@@ -75,6 +76,7 @@ def build_model(
     evidence: Evidence = "learned",
     sparsity: float,
     resolution: int,
+    mask_resolution: int | None = None,
     d_model: int,
     n_layers: int,
     dropout: float,
@@ -86,9 +88,9 @@ def build_model(
 
     Parameters
     ----------
-    backbone, resolution, d_model, n_layers, dropout, checkpointing, sparsity
-        As in ``RegMaskRegressor``; the grain of a short window is
-        finer, so that it has at least 8 tokens.
+    backbone, resolution, mask_resolution, d_model, n_layers, dropout, checkpointing, sparsity
+        As in ``RegMaskRegressor``; the tokens of a short window are shorter, so that it has
+        at least 8 of them.
     channel_names : tuple of str or None
         Names of the window's channels, where they have names.
     n_channels, length : int
@@ -117,8 +119,9 @@ def build_model(
     Raises
     ------
     ValueError
-        If the backbone is unknown, or needs the sequence where there is none, or the
-        window cannot be turned token by token where `reverse_complement` asks for that.
+        If the backbone is unknown, or needs the sequence where there is none, or
+        `mask_resolution` does not divide the tokens, or the window cannot be turned token by
+        token where `reverse_complement` asks for that.
 
     Examples
     --------
@@ -127,8 +130,8 @@ def build_model(
     ...     n_outputs=1, n_covariates=0, joint=False, gate_distribution="beta", sparsity=0.2,
     ...     resolution=8, d_model=8, n_layers=1, dropout=0.1,
     ... )
-    >>> model.n_tokens
-    8
+    >>> model.n_tokens, model.n_gates
+    (8, 8)
     """
     names = channel_names or ()
     every = range(n_channels)
@@ -136,6 +139,16 @@ def build_model(
     sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
     sequence = sequence or tuple(i for i in every if i not in signals)
     grain = max(min(resolution, length // _LEAST_TOKENS), 1)
+    n_tokens = -(-length // grain)
+    # Where it is the resolution, the mask has the grain of the tokens, however short they are.
+    mask_grain = grain if mask_resolution in (None, resolution) else mask_resolution
+    if grain % mask_grain:
+        raise ValueError(
+            f"mask_resolution={mask_resolution} does not divide the {grain} bp of a token: a "
+            f"window of {length} bp has {_LEAST_TOKENS} tokens at least, whatever resolution "
+            f"({resolution}) says. Set mask_resolution=1 or a divisor of {grain}, or lengthen "
+            "the window."
+        )
 
     symmetric = complement is not None and reverse_complement in ("ph", "ps")
     shared = symmetric and reverse_complement == "ps"
@@ -163,25 +176,37 @@ def build_model(
                 f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
                 "backbone='conv'."
             )
+        return on_strands(module, read)
+
+    def on_strands(module: nn.Module, read: tuple[int, ...]) -> nn.Module:
         # The mask comes last, and is its own complement.
         return SharedStrands(module, (*opposite(read), len(read))) if shared else module
 
+    def finer(module: nn.Module, read: tuple[int, ...]) -> nn.Module | None:
+        if mask_grain == grain:
+            return None
+        channels = cast(int, module.out_channels)
+        detail = Detail(len(read) + 1, channels, mask_grain)
+        return FinerGrain(channels, on_strands(detail, read), grain // mask_grain)
+
     read = sequence if joint and sequence else sequence + signals
+    generating = body(read)
     generator = Generator(
-        body(read),
+        generating,
         body_channels=read,
         signal_channels=signals,
-        n_tokens=-(-length // grain),
+        n_gates=-(-length // mask_grain),
         distribution=gate_distribution,
         evidence=evidence,
         signal_complement=opposite(signals) if shared else None,
+        finer=finer(generating, read),
     )
     predicting = body(sequence + signals)
     readout = Readout(
         cast(int, predicting.out_channels),
         n_outputs,
         n_covariates,
-        n_tokens=generator.n_tokens,
+        n_tokens=n_tokens,
         resolution=grain,
         # The readout is where a few thousand genes are learned by heart soonest.
         dropout=min(3 * dropout, 0.5),

@@ -63,7 +63,7 @@ def _sampled(
     """Sample gates, over `correlation` base pairs together; noise of 1 gives their distribution."""
     if noise == 1.0 and correlation == 0.0:
         return gates.sample()
-    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.resolution))
+    return gates.sample(noise * logistic_noise(gates.log_odds, correlation / model.mask_resolution))
 
 
 class _Held(NamedTuple):
@@ -71,6 +71,29 @@ class _Held(NamedTuple):
 
     drawn: Tensor
     means: Tensor
+
+
+def _random_masks(
+    model: MaskedExpressionModel,
+    x: Tensor,
+    share: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Random gates for windows, in blocks whose widths in base pairs are those of tokens."""
+    masks = random_block_masks(
+        len(x),
+        model.n_gates,
+        open_share=share,
+        gates_per_token=model.resolution // model.mask_resolution,
+        generator=generator,
+    )
+    return masks.to(x.device)
+
+
+def _continuity(model: MaskedExpressionModel, means: Tensor, continuity: Continuity) -> Tensor:
+    """Edges a token: an edge of the mask costs the same at any grain."""
+    penalty = transition_penalty if continuity == "transitions" else continuity_penalty
+    return penalty(means) * (model.resolution // model.mask_resolution)
 
 
 def _held(
@@ -92,7 +115,7 @@ def _held(
     so that to open one is to close others.
     """
     logits = gates.log_odds
-    draw = noise * logistic_noise(logits, correlation / model.resolution)
+    draw = noise * logistic_noise(logits, correlation / model.mask_resolution)
 
     def means(step: Tensor) -> Tensor:
         return gates.moved(step).mean
@@ -115,10 +138,6 @@ def _held(
     held = means(followed)
     is_soft = torch.rand(len(relaxed), 1, device=relaxed.device) < SOFT_SHARE
     return _Held(torch.where(is_soft, held, sampled), held)
-
-
-def _continuity(means: Tensor, continuity: Continuity) -> Tensor:
-    return transition_penalty(means) if continuity == "transitions" else continuity_penalty(means)
 
 
 def open_share(progress: float) -> float:
@@ -145,7 +164,7 @@ def predictor_outcome(
     progress: float,
 ) -> Outcome:
     """Predict under random masks, which know nothing of the target."""
-    gates = random_block_masks(len(x), model.n_tokens, open_share=open_share(progress)).to(x.device)
+    gates = _random_masks(model, x, open_share(progress))
     predicted = model.predictor(x, model.expand(_leaking(gates), forced), covariates)
     kept = model.kept_share(gates, model.room(forced)).mean()
     return Outcome([predicted], None, x.new_zeros(()), kept)
@@ -186,7 +205,7 @@ def generator_outcome(
     room = model.room(forced)
     held = _held(model, gates, room, budget, gate_correlation, noise=1.0)
     predicted = model.predictor(x, model.expand(_leaking(held.drawn), forced), covariates)
-    penalty = continuity_weight * _continuity(held.means, continuity)
+    penalty = continuity_weight * _continuity(model, held.means, continuity)
     return Outcome([predicted], target, penalty, model.kept_share(held.means, room).mean())
 
 
@@ -207,13 +226,13 @@ def finetune_outcome(
     of the target.
     """
     gates = model.generator(x)
-    random = random_block_masks(len(x), model.n_tokens, open_share=OPEN_SHARE).to(x.device)
+    random = _random_masks(model, x, OPEN_SHARE)
     draw = torch.rand(len(x), 1, device=x.device)
     room = model.room(forced)
     held = _held(model, gates, room, budget, gate_correlation, noise=FINETUNE_NOISE)
     drawn = torch.where(draw < RANDOM_SHARE, random, held.drawn)
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
-    penalty = continuity_weight * _continuity(held.means, continuity)
+    penalty = continuity_weight * _continuity(model, held.means, continuity)
     return Outcome([predicted], None, penalty, model.kept_share(held.means, room).mean())
 
 
@@ -245,7 +264,7 @@ def joint_outcome(
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = kl_weight * gates.kl(prior_mean, prior_concentration).mean()
     if continuity_weight > 0.0:
-        penalty = penalty + continuity_weight * _continuity(gates.mean, continuity)
+        penalty = penalty + continuity_weight * _continuity(model, gates.mean, continuity)
     return Outcome([predicted], None, penalty, model.kept_share(drawn, room).mean())
 
 
@@ -304,8 +323,7 @@ def validation_outcome(
     zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
         random = torch.Generator().manual_seed(VALIDATION_SEED)
-        gates = random_block_masks(len(x), model.n_tokens, open_share=0.0, generator=random)
-        gates = gates.to(x.device)
+        gates = _random_masks(model, x, 0.0, random)
         masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predict(x, mask, covariates) for mask in masks]
         return Outcome(predictions, None, zero, model.kept_share(gates, room).mean())

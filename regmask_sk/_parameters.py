@@ -53,7 +53,11 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("batch_size", 1),
     ("n_workers", 0),
 )
-_INTEGERS_OR_NONE: tuple[tuple[str, int], ...] = (("generator_epochs", 1), ("finetune_epochs", 0))
+_INTEGERS_OR_NONE: tuple[tuple[str, int], ...] = (
+    ("generator_epochs", 1),
+    ("finetune_epochs", 0),
+    ("mask_resolution", 1),
+)
 
 
 def check_parameters(estimator: Any) -> None:
@@ -108,6 +112,12 @@ def check_parameters(estimator: Any) -> None:
     for name, least in _INTEGERS_OR_NONE:
         if getattr(estimator, name) is not None:
             check_scalar(getattr(estimator, name), name, Integral, min_val=least)
+    if estimator.mask_resolution is not None and estimator.resolution % estimator.mask_resolution:
+        raise ValueError(
+            f"mask_resolution={estimator.mask_resolution} does not divide resolution="
+            f"{estimator.resolution}; a token must hold a whole number of gates. Set "
+            "mask_resolution to a divisor of resolution, such as 1, or to None."
+        )
     if not isinstance(estimator.checkpointing, bool):
         raise ValueError(f"checkpointing={estimator.checkpointing!r}; expected True or False.")
     if estimator.amp != "auto" and not isinstance(estimator.amp, bool):

@@ -44,7 +44,8 @@ from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
-_CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met
+_CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met, ...
+_CALIBRATION_GATES = 2**25  # ... fewer of long ones at a fine grain: 128 MiB of gates
 # Kernels sum in an order that depends on the number of rows. Batches of fewer bases than
 # this are filled up to batch_size rows, so that a window's prediction is the same to the
 # last bit whatever other windows are predicted with it.
@@ -379,12 +380,14 @@ class RegMaskNet(NeuralNet):
         Parameters
         ----------
         train : WindowDataset
-            Training rows; an evenly spaced sample of at most 2,048 of them is read.
+            Training rows; an evenly spaced sample of at most 2,048 of them is read, or of as
+            many as have 2**25 gates.
         """
         module = self.ready_module.eval()
         if self.stage.name == "joint":
             return
-        step = -(-len(train) // _CALIBRATION_WINDOWS)
+        n_windows = max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // module.n_gates), 1)
+        step = -(-len(train) // n_windows)
         plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         sample = Subset(plain, range(0, len(train), step))
         parts, rooms = [], []
@@ -474,7 +477,7 @@ class RegMaskNet(NeuralNet):
             Predictions.
         """
         module = self.ready_module.eval()
-        correlation = self.settings.gate_correlation / module.resolution
+        correlation = self.settings.gate_correlation / module.mask_resolution
         for inputs in self.batches(dataset):
             x, covariates, forced = inputs["x"], inputs["covariates"], inputs.get("forced")
             predictions, room = [], module.room(forced)

@@ -5,9 +5,12 @@ Symbols
 ``x``
     Input, ``(batch, channel, length)``.
 ``T``
-    Number of tokens, ``ceil(length / resolution)``; a gate stands for one token.
+    Number of the bodies' tokens, ``ceil(length / resolution)``.
+``G``
+    Number of gates, ``ceil(length / mask_resolution)``: as many as tokens, or a multiple where
+    the mask is finer than the bodies.
 ``openness``
-    Log-odds of a gate's mean, ``(batch, T)``: above 0 a gate is more open than closed.
+    Log-odds of a gate's mean, ``(batch, G)``: above 0 a gate is more open than closed.
 ``m``
     Mask over bases, ``(batch, length)`` in [0, 1].
 ``forced``
@@ -55,7 +58,7 @@ _LOG_ODDS_LIMIT = 12.0
 _POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
 _GATE_SCALE = 3.0  # of the log-odds: gates must open and close within a few hundred steps
 _END = 1e-6  # how near to 0 or 1 samples are not told apart
-_SMOOTHED = 3  # tokens over which the log-odds of gates are averaged; odd
+_SMOOTHED = 3  # gates over which the log-odds of gates are averaged; odd
 _HEADS = 4  # attention heads of the readout
 _SUMMED_TOKENS = 64  # number of tokens for which the readout's sum is taken as it is
 _CLOSED = 1e-4  # weight, against 1, of a closed token in the readout's attention
@@ -81,8 +84,8 @@ class Room(NamedTuple):
 
     Attributes
     ----------
-    free : Tensor of shape (batch, T)
-        Number of bases of each token that are neither closed nor open in any case.
+    free : Tensor of shape (batch, G)
+        Number of bases of each gate that are neither closed nor open in any case.
     opened : Tensor of shape (batch,)
         Number of bases of each window that are open in any case, promoter included.
     """
@@ -102,7 +105,7 @@ class Generator(nn.Module):
         Indices of the channels that the body reads.
     signal_channels : tuple of int
         Indices of the channels that add evidence of their own, track by track.
-    n_tokens : int
+    n_gates : int
         Number of gates of a window.
     distribution : {"beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}
         Family of the gates, see :mod:`regmask_sk.distributions`.
@@ -113,13 +116,22 @@ class Generator(nn.Module):
         For each signal the one that holds it on the opposite strand. If given, the gates
         turn with the window: position and tracks weigh the same on either strand. The body
         must do so too; see :class:`regmask_sk.backbones.strands.SharedStrands`.
+    finer : nn.Module, optional
+        From the body's tokens and the channels that it reads to places of which each gate has
+        one; see :class:`regmask_sk.backbones.finer.FinerGrain`. By default gates stand for the
+        body's tokens.
+
+    Attributes
+    ----------
+    mask_resolution : int
+        Bases a gate stands for.
 
     Notes
     -----
     A gate of one parameter, the location of hard concrete and relaxed Bernoulli gates, has a
     location that adds up the body's reading, the evidence of each track, and a learned bias of
-    the position in the window, averaged over each token and its two neighbours: elements are
-    longer than a token.
+    the position in the window, averaged over each gate and its two neighbours: elements are
+    longer than a gate.
 
     Of a gate of two parameters the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
     ``Beta(1 + w * max(s, 0), 1 + w * max(-s, 0) + v)`` with learned non-negative ``w``
@@ -138,20 +150,23 @@ class Generator(nn.Module):
         *,
         body_channels: tuple[int, ...],
         signal_channels: tuple[int, ...],
-        n_tokens: int,
+        n_gates: int,
         distribution: DistributionName,
         evidence: Evidence = "learned",
         signal_complement: tuple[int, ...] | None = None,
+        finer: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.finer = finer
+        read = backbone if finer is None else finer
         self.signal_complement = None if signal_complement is None else list(signal_complement)
         # Any: its parameters are given by position, one or two.
         self.distribution: Any = DISTRIBUTIONS[distribution]
-        self.resolution = cast(int, backbone.resolution)
-        self.n_tokens = n_tokens
+        self.mask_resolution = cast(int, read.resolution)
+        self.n_gates = n_gates
         n_parameters = self.distribution.n_parameters
-        self.head = nn.Conv1d(cast(int, backbone.out_channels), n_parameters, 1)
+        self.head = nn.Conv1d(cast(int, read.out_channels), n_parameters, 1)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.evidence = evidence
@@ -160,7 +175,7 @@ class Generator(nn.Module):
         if n_parameters == 2 and evidence == "learned":
             self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
         if n_parameters == 1:
-            self.position = nn.Parameter(torch.zeros(1, 1, min(n_tokens, _POSITION_KNOTS)))
+            self.position = nn.Parameter(torch.zeros(1, 1, min(n_gates, _POSITION_KNOTS)))
         self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
         self.register_buffer(
             "signal_index", torch.tensor(signal_channels, dtype=torch.long), persistent=False
@@ -176,22 +191,25 @@ class Generator(nn.Module):
 
         Returns
         -------
-        GateDistribution of shape (batch, T), float32
+        GateDistribution of shape (batch, G), float32
             Of the generator's family.
         """
-        h = self.backbone(torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1))
+        window = torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1)
+        h = self.backbone(window)
+        if self.finer is not None:
+            h = self.finer(h, window)
         # The head and all that follows stay in float32 under autocast: Beta has no
         # half-precision sampler, and its divergence overflows in half precision.
         with torch.autocast(device_type=x.device.type, enabled=False):
             raw = self.head(h.float())
-            tracks = pool_to_tokens(x[:, self.signal_index].float(), self.resolution)
+            tracks = pool_to_tokens(x[:, self.signal_index].float(), self.mask_resolution)
             if self.distribution.n_parameters == 1:
                 return cast(GateDistribution, self.distribution(self._location(raw, tracks)))
             return cast(GateDistribution, self.distribution(*self._shapes(raw, tracks)))
 
     def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
         evidence = torch.einsum("bct,c->bt", tracks, self._track_weight())
-        position = F.interpolate(self.position, self.n_tokens, mode="linear")[:, 0]
+        position = F.interpolate(self.position, self.n_gates, mode="linear")[:, 0]
         if self.signal_complement is not None:
             position = 0.5 * (position + position.flip(1))
         location = F.avg_pool1d(
@@ -359,6 +377,10 @@ class MaskedExpressionModel(nn.Module):
 
     Attributes
     ----------
+    resolution, n_tokens : int
+        Bases a token of the predictor's body stands for, and number of its tokens.
+    mask_resolution, n_gates : int
+        Bases a gate stands for, and number of gates.
     soft_shift, hard_shift : Tensor of shape ()
         Added to the openness before a soft or a hard mask is read, so that the mean
         share kept on the training rows is the budget.
@@ -387,16 +409,18 @@ class MaskedExpressionModel(nn.Module):
         self.length = length
         self.promoter = promoter
         self.sparsity = sparsity
-        self.resolution = generator.resolution
+        self.resolution = predictor.resolution
         self.n_tokens = -(-length // self.resolution)
+        self.mask_resolution = generator.mask_resolution
+        self.n_gates = -(-length // self.mask_resolution)
         self.register_buffer("soft_shift", torch.zeros(()))
         self.register_buffer("hard_shift", torch.zeros(()))
-        # Bases of each token that the promoter does not already keep: what a gate decides.
-        free = torch.ones(self.n_tokens * self.resolution)
+        # Bases of each gate that the promoter does not already keep: what the gate decides.
+        free = torch.ones(self.n_gates * self.mask_resolution)
         free[length:] = 0.0
         free[promoter[0] : promoter[1]] = 0.0
         self.register_buffer(
-            "free_bases", free.view(self.n_tokens, self.resolution).sum(1), persistent=False
+            "free_bases", free.view(self.n_gates, self.mask_resolution).sum(1), persistent=False
         )
 
     def start_generator(self) -> None:
@@ -409,7 +433,7 @@ class MaskedExpressionModel(nn.Module):
             self.generator.backbone.load_state_dict(self.predictor.backbone.state_dict())
 
     def gate_distribution(self, x: Tensor) -> GateDistribution:
-        """Distribution of the gates, ``(batch, T)``, before any shift.
+        """Distribution of the gates, ``(batch, G)``, before any shift.
 
         A conjoined model in evaluation averages the parameters that either strand gives.
         """
@@ -427,7 +451,7 @@ class MaskedExpressionModel(nn.Module):
         return gates
 
     def openness(self, x: Tensor) -> Tensor:
-        """Log-odds of each gate's mean, ``(batch, T)``, before any shift."""
+        """Log-odds of each gate's mean, ``(batch, G)``, before any shift."""
         return self.gate_distribution(x).log_odds
 
     def room(self, forced: Tensor | None) -> Room | None:
@@ -435,8 +459,8 @@ class MaskedExpressionModel(nn.Module):
         if forced is None:
             return None
         forced = self._with_promoter(forced)
-        free = F.pad((forced == 0).float(), (0, self.n_tokens * self.resolution - self.length))
-        free = free.view(-1, self.n_tokens, self.resolution).sum(2)
+        free = F.pad((forced == 0).float(), (0, self.n_gates * self.mask_resolution - self.length))
+        free = free.view(-1, self.n_gates, self.mask_resolution).sum(2)
         return Room(free, (forced > 0).float().sum(1))
 
     def _with_promoter(self, forced: Tensor) -> Tensor:
@@ -445,7 +469,7 @@ class MaskedExpressionModel(nn.Module):
         return torch.cat([forced[:, :first], ones, forced[:, last:]], dim=1)
 
     def gates(self, openness: Tensor, kind: MaskKind, room: Room | None = None) -> Tensor:
-        """Deterministic gates of a fitted model, ``(batch, T)``, of the wanted kind."""
+        """Deterministic gates of a fitted model, ``(batch, G)``, of the wanted kind."""
         if kind == "soft":
             return torch.sigmoid(openness + self.soft_shift)
         if kind == "hard":
@@ -464,7 +488,7 @@ class MaskedExpressionModel(nn.Module):
         noise: Tensor | None = None,
         room: Room | None = None,
     ) -> Tensor:
-        """Sample the gates of a fitted model, ``(batch, T)``, of the wanted kind."""
+        """Sample the gates of a fitted model, ``(batch, G)``, of the wanted kind."""
         gates = self.shifted(gates, kind)
         if kind == "soft":
             return gates.draw(noise)
@@ -511,7 +535,7 @@ class MaskedExpressionModel(nn.Module):
 
     def expand(self, gates: Tensor, forced: Tensor | None = None) -> Tensor:
         """Mask over bases, ``(batch, length)``, from gates; forced bases, and last the promoter."""
-        mask = gates.repeat_interleave(self.resolution, dim=1)[:, : self.length]
+        mask = gates.repeat_interleave(self.mask_resolution, dim=1)[:, : self.length]
         if forced is not None:
             mask = torch.where(forced < 0, 0.0, torch.where(forced > 0, 1.0, mask))
         return self._with_promoter(mask)
@@ -520,7 +544,7 @@ class MaskedExpressionModel(nn.Module):
         """Mask that keeps all but the bases that are closed in any case, ``(batch, length)``."""
         if forced is None:
             return torch.ones_like(x[:, 0])
-        return self.expand(x.new_ones(len(x), self.n_tokens), forced)
+        return self.expand(x.new_ones(len(x), self.n_gates), forced)
 
     def kept_share(self, gates: Tensor, room: Room | None = None) -> Tensor:
         """Share of each window's bases that gates keep, promoter included, ``(batch,)``."""

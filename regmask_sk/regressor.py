@@ -45,9 +45,9 @@ class MaskMoments(NamedTuple):
 class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
     """Predict expression from the few bases of a window that drive it.
 
-    A *generator* reads the window and gives every stretch of `resolution` bases a gate;
-    a *predictor* sees only what the gates keep. ``predict`` gives expression,
-    ``transform`` gives the masks.
+    A *generator* reads the window and gives every stretch of bases a gate (`resolution` and
+    `mask_resolution` say how long these are); a *predictor* sees only what the gates keep.
+    ``predict`` gives expression, ``transform`` gives the masks.
 
     Parameters
     ----------
@@ -89,7 +89,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         before both. Such bases count in `sparsity` as what they are. For `Windows` only; read
         by ``fit``.
     resolution : int, default=16
-        Grain of the mask in base pairs; an eighth of the window where that is less.
+        Base pairs that a token of the bodies stands for, and a gate of the mask, unless
+        `mask_resolution` says otherwise; an eighth of the window where that is less.
+    mask_resolution : int or None, default=None
+        Base pairs that a gate of the mask stands for, a divisor of `resolution`; 1 gives masks
+        base by base from bodies that run on few tokens. The generator's tokens are then joined
+        to a small convolution of the window at this grain. ``None`` takes `resolution`.
     covariates : sequence of str, default=()
         Numeric columns of the loci table that join the predictor's head, standardised.
     reverse_complement : {"none", "augment", "ph", "ps"}, default="none"
@@ -222,6 +227,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         closed_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
         open_regions: str | os.PathLike[str] | pd.DataFrame | None = None,
         resolution: int = 16,
+        mask_resolution: int | None = None,
         covariates: Sequence[str] = (),
         reverse_complement: Literal["none", "augment", "ph", "ps"] = "none",
         d_model: int = 64,
@@ -263,6 +269,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         self.closed_regions = closed_regions
         self.open_regions = open_regions
         self.resolution = resolution
+        self.mask_resolution = mask_resolution
         self.covariates = covariates
         self.reverse_complement = reverse_complement
         self.d_model = d_model

@@ -263,7 +263,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "--scaling", "none", "--missing", "mask", "--cache", tmp_path / "cache", *TINY,
         "--jitter", 4, "--unstranded", "--mask", "hard", "--training", "joint",
         "--backbone", "conv", "--promoter-length", 16, "--dropout", 0, "--batch-size", 8,
-        "--reverse-complement", "none", "--no-checkpointing",
+        "--reverse-complement", "none", "--no-checkpointing", "--mask-resolution", 2,
         "--gate-distribution", "kumaraswamy", "--gate-correlation", 8,
         "--continuity", "transitions", "--continuity-weight", 0.2, "--prior-concentration", 20,
         "--closed-regions", tmp_path / "black.bed", "--open-regions", tmp_path / "open.bed",

@@ -80,6 +80,30 @@ def test_random_masks_repeat_with_their_generator_and_leave_the_global_one_alone
     assert torch.equal(by_global, random_block_masks(6, 20))
 
 
+@pytest.mark.parametrize("gates_per_token", [4, 16])
+def test_blocks_of_finer_gates_keep_their_widths_in_bases(gates_per_token: int) -> None:
+    n_tokens = 64
+    coarse, fine = (
+        random_block_masks(
+            2_000, n_tokens * each, open_share=0.0, gates_per_token=each, generator=seeded(0)
+        )
+        for each in (1, gates_per_token)
+    )
+    assert fine.shape == (2_000, n_tokens * gates_per_token)
+    inner = fine.diff(dim=1) != 0
+    # Edges of a mask lie a whole number of tokens apart, ...
+    first_edge = inner.float().argmax(dim=1, keepdim=True)
+    row, place = inner.nonzero(as_tuple=True)
+    assert ((place - first_edge[row, 0]) % gates_per_token == 0).all()
+    # ... on any gate over the masks, and are as many as those of coarse masks.
+    phases = (place % gates_per_token).bincount(minlength=gates_per_token) / len(place)
+    assert (phases - 1 / gates_per_token).abs().max() < 0.5 / gates_per_token
+    edges = (coarse.diff(dim=1) != 0).float().sum(dim=1).mean().item()
+    assert inner.float().sum(dim=1).mean().item() == pytest.approx(edges, rel=0.1)
+    kept = [(masks == 1).float().mean().item() for masks in (coarse, fine)]
+    assert kept[1] == pytest.approx(kept[0], abs=0.03)
+
+
 # -- samples ---------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regmask_sk import _objectives
 from regmask_sk.backbones import make_backbone
+from regmask_sk.backbones.finer import Detail, FinerGrain
 from regmask_sk.distributions import DISTRIBUTIONS, HardConcrete
 from regmask_sk.losses import regression_loss
 from regmask_sk.masking import (
@@ -48,6 +49,7 @@ def make_model(
     distribution: Literal["relaxed_bernoulli", "beta"] = "relaxed_bernoulli",
     length: int = LENGTH,
     resolution: int = RESOLUTION,
+    mask_resolution: int | None = None,
     promoter: tuple[int, int] = PROMOTER,
     sparsity: float = 0.3,
     n_covariates: int = 1,
@@ -61,12 +63,16 @@ def make_model(
         "d_model": 8, "n_layers": 1, "dropout": 0.0, "resolution": resolution
     }  # fmt: skip
     n_tokens = -(-length // resolution)
+    grain = mask_resolution or resolution
     generator = Generator(
         make_backbone(backbone, len(read) + 1, **shape),
         body_channels=read,
         signal_channels=SIGNALS,
-        n_tokens=n_tokens,
+        n_gates=-(-length // grain),
         distribution=distribution,
+        finer=FinerGrain(8, Detail(len(read) + 1, 8, grain), resolution // grain)
+        if grain < resolution
+        else None,
     )
     readout = Readout(
         8, n_outputs, n_covariates, n_tokens=n_tokens, resolution=resolution, dropout=0.0
@@ -78,6 +84,19 @@ def make_model(
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=spread)
     return model.eval()
+
+
+def divisors(number: int) -> list[int]:
+    return [each for each in range(1, number + 1) if number % each == 0]
+
+
+def draw_model(data: st.DataObject, length: int, resolution: int, **settings: Any) -> Any:
+    """A model whose gates stand for as many bases as its tokens, or for fewer."""
+    grain = data.draw(st.sampled_from(divisors(resolution)))
+    model = make_model(length=length, resolution=resolution, mask_resolution=grain, **settings)
+    assert (model.resolution, model.n_tokens) == (resolution, -(-length // resolution))
+    assert (model.mask_resolution, model.n_gates) == (grain, -(-length // grain))
+    return model
 
 
 def covariates(batch: int, n: int = 1) -> Tensor:
@@ -107,13 +126,13 @@ def test_the_promoter_is_open_in_masks_of_every_kind(kind: Any, distribution: An
 
 def test_a_model_without_promoter_keeps_nothing_of_its_own() -> None:
     model = make_model(promoter=(50, 50))
-    assert model.expand(torch.zeros(2, model.n_tokens)).sum() == 0
-    assert model.kept_share(torch.zeros(2, model.n_tokens)).tolist() == [0.0, 0.0]
+    assert model.expand(torch.zeros(2, model.n_gates)).sum() == 0
+    assert model.kept_share(torch.zeros(2, model.n_gates)).tolist() == [0.0, 0.0]
 
 
 def test_a_gate_opens_the_bases_of_its_token() -> None:
     model = make_model()
-    gates = torch.zeros(1, model.n_tokens)
+    gates = torch.zeros(1, model.n_gates)
     gates[0, 1] = 0.5
     gates[0, -1] = 1.0  # the last token holds 4 bases
     mask = model.expand(gates)[0]
@@ -122,16 +141,54 @@ def test_a_gate_opens_the_bases_of_its_token() -> None:
     assert torch.equal(mask, expected)
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("grain", [1, 2])
+def test_a_mask_may_be_finer_than_the_bodies(grain: int, distribution: Any) -> None:
+    model = make_model(mask_resolution=grain, distribution=distribution)
+    kept: list[Tensor] = []
+    reading = model.predictor.readout.forward
+    model.predictor.readout.forward = lambda h, k, c: kept.append(k) or reading(h, k, c)
+    with torch.no_grad():
+        mask = model(window(4), covariates(4), kind="soft").mask
+    gates = mask[:, : PROMOTER[0] // grain * grain].unflatten(1, (-1, grain))
+    assert (gates == gates[..., :1]).all()
+    assert (gates[:, 1:, 0] != gates[:, :-1, 0]).float().mean() > 0.9  # every gate is its own
+    assert kept[0].shape == (4, model.n_tokens)  # what the readout reads stays at the tokens
+    tokens = torch.stack([part.mean(1) for part in mask.split(RESOLUTION, dim=1)], dim=1)
+    torch.testing.assert_close(kept[0], tokens)
+
+
+def test_a_gate_finer_than_a_token_opens_its_own_bases() -> None:
+    model = make_model(mask_resolution=4)
+    gates = torch.zeros(1, model.n_gates)
+    gates[0, 3] = 0.5
+    mask = model.expand(gates)[0]
+    expected = torch.zeros(LENGTH)
+    expected[12:16], expected[slice(*PROMOTER)] = 0.5, 1.0
+    assert torch.equal(mask, expected)
+
+
+def test_one_base_moves_the_gates_near_it_most() -> None:
+    """What the finer grain adds: the body alone moves the gates of a token together."""
+    model, x = make_model(mask_resolution=1), window(1)
+    nn.init.zeros_(model.generator.finer.context.weight)  # the detail alone
+    changed = x.clone()
+    changed[:, :4, 30] = x[:, :4, 30].roll(1, dims=1)
+    with torch.no_grad():
+        moved = (model.openness(x) - model.openness(changed))[0].abs() > 0
+    assert moved.any()
+    assert not moved[: 30 - 8].any()  # 7 bases of the filter, and one neighbour of the gate
+    assert not moved[30 + 9 :].any()
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_kept_share_is_the_mean_of_the_mask(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 120))
     first = data.draw(st.integers(0, length))
     promoter = (first, data.draw(st.integers(first, length)))
-    model = make_model(
-        length=length, resolution=data.draw(st.integers(1, length)), promoter=promoter
-    )
-    gates = torch.rand(3, model.n_tokens, generator=seeded(data.draw(st.integers(0, 99))))
+    model = draw_model(data, length, data.draw(st.integers(1, length)), promoter=promoter)
+    gates = torch.rand(3, model.n_gates, generator=seeded(data.draw(st.integers(0, 99))))
     torch.testing.assert_close(model.kept_share(gates), model.expand(gates).mean(dim=1))
 
 
@@ -143,12 +200,11 @@ def test_topk_keeps_the_budget_of_each_window_within_a_token(data: st.DataObject
     width = data.draw(st.integers(0, length // 5))
     first = data.draw(st.integers(0, length - width))
     sparsity = data.draw(st.floats(0.2, 0.95))
-    model = make_model(
-        length=length, resolution=resolution, promoter=(first, first + width), sparsity=sparsity
-    )
-    openness = torch.randn(4, model.n_tokens, generator=seeded(data.draw(st.integers(0, 99))))
+    promoter = (first, first + width)
+    model = draw_model(data, length, resolution, promoter=promoter, sparsity=sparsity)
+    openness = torch.randn(4, model.n_gates, generator=seeded(data.draw(st.integers(0, 99))))
     kept = model.expand(model.topk_gates(openness)).sum(dim=1)
-    assert (kept - sparsity * length).abs().max() <= resolution
+    assert (kept - sparsity * length).abs().max() <= model.mask_resolution
 
 
 def test_topk_opens_the_most_open_gates() -> None:
@@ -209,11 +265,9 @@ def test_kept_share_counts_forced_bases(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 120))
     first = data.draw(st.integers(0, length))
     promoter = (first, data.draw(st.integers(first, length)))
-    model = make_model(
-        length=length, resolution=data.draw(st.integers(1, length)), promoter=promoter
-    )
+    model = draw_model(data, length, data.draw(st.integers(1, length)), promoter=promoter)
     seed = data.draw(st.integers(0, 99))
-    gates = torch.rand(3, model.n_tokens, generator=seeded(seed))
+    gates = torch.rand(3, model.n_gates, generator=seeded(seed))
     forced = some_forced(3, length, seed)
     mask = model.expand(gates, forced)
     torch.testing.assert_close(model.kept_share(gates, model.room(forced)), mask.mean(dim=1))
@@ -229,9 +283,9 @@ def test_kept_share_counts_forced_bases(data: st.DataObject) -> None:
 def test_topk_spends_its_budget_on_bases_that_gates_decide_about(data: st.DataObject) -> None:
     length, resolution = data.draw(st.integers(30, 150)), data.draw(st.integers(1, 12))
     sparsity = data.draw(st.floats(0.1, 0.95))
-    model = make_model(length=length, resolution=resolution, promoter=(10, 14), sparsity=sparsity)
+    model = draw_model(data, length, resolution, promoter=(10, 14), sparsity=sparsity)
     seed = data.draw(st.integers(0, 99))
-    openness = torch.randn(4, model.n_tokens, generator=seeded(seed))
+    openness = torch.randn(4, model.n_gates, generator=seeded(seed))
     forced = some_forced(4, length, seed)
     room = model.room(forced)
     assert room is not None
@@ -239,7 +293,7 @@ def test_topk_spends_its_budget_on_bases_that_gates_decide_about(data: st.DataOb
     # As near to the budget as what is open in any case, and what can be opened, allow.
     most = room.opened + room.free.sum(dim=1)
     wanted = torch.maximum(torch.minimum(torch.tensor(sparsity * length), most), room.opened)
-    assert (kept - wanted).abs().max() <= resolution
+    assert (kept - wanted).abs().max() <= model.mask_resolution
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
@@ -379,12 +433,13 @@ def test_joint_prediction_loss_moves_the_head_of_an_untrained_model(kind: Any) -
     assert gradients["head.bias"].abs().min() > 0
 
 
+@pytest.mark.parametrize("grain", [1, RESOLUTION])
 @pytest.mark.parametrize("backbone", BODIES)
 @pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
 def test_the_prediction_reaches_every_parameter_of_the_generator(
-    distribution: Any, backbone: str
+    distribution: Any, backbone: str, grain: int
 ) -> None:
-    model = make_model(distribution=distribution, backbone=backbone)
+    model = make_model(distribution=distribution, backbone=backbone, mask_resolution=grain)
     x = window(8)
     if distribution == "beta":
         outcome = _objectives.joint_outcome(
@@ -464,7 +519,7 @@ def test_beta_gates_are_the_product_of_the_bodys_and_the_tracks_densities() -> N
         offset = softplus(model.generator.track_offset).sum()
         alone = model.generator(silent)  # what the body says, and the tracks' offset
         body_a, body_b = alone.a, alone.b - offset
-        log_density: Tensor = torch.zeros(2, model.n_tokens, 9)
+        log_density: Tensor = torch.zeros(2, model.n_gates, 9)
         z = torch.linspace(0.1, 0.9, 9)
         log_density += torch.distributions.Beta(body_a[..., None], body_b[..., None]).log_prob(z)
         for number, channel in enumerate(SIGNALS):

@@ -43,15 +43,18 @@ def model(**changed: Any) -> MaskedExpressionModel:
     return made.eval()
 
 
-@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+@pytest.mark.parametrize(
+    ("kind", "mask_resolution"), [("soft", None), ("hard", None), ("topk", None), ("hard", 1)]
+)
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("symmetry", ["ph", "ps"])
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 def test_masks_turn_with_the_window_and_predictions_stay(
-    backbone: str, symmetry: Any, joint: bool, kind: Any
+    backbone: str, symmetry: Any, joint: bool, kind: Any, mask_resolution: Any
 ) -> None:
     made = model(
         backbone=backbone,
+        mask_resolution=mask_resolution,
         reverse_complement=symmetry,
         joint=joint,
         gate_distribution="beta" if joint else "relaxed_bernoulli",
@@ -111,3 +114,33 @@ def test_a_window_that_cannot_be_turned_token_by_token_is_refused() -> None:
 def test_a_promoter_off_the_middle_is_refused() -> None:
     with pytest.raises(ValueError, match=r"columns 40 to 57 of 96 are not"):
         model(reverse_complement="ph", promoter=(40, 57))
+
+
+def test_a_finer_mask_leaves_the_bodies_as_they_are() -> None:
+    plain, same, finer = (model(mask_resolution=each) for each in (None, 4, 2))
+    assert [each.n_gates for each in (plain, same, finer)] == [24, 24, 48]
+    assert {each.n_tokens for each in (plain, same, finer)} == {24}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, same.state_dict()[name]), name
+    names = set(plain.state_dict())
+    assert set(same.state_dict()) == names
+    added = set(finer.state_dict()) - names
+    assert added
+    assert all(name.startswith("generator.finer.") for name in added)
+    assert set(finer.state_dict()) >= names
+
+
+def test_the_generator_starts_from_the_predictors_body_at_any_grain() -> None:
+    for symmetry in ("none", "ps"):
+        made = model(mask_resolution=1, reverse_complement=symmetry)
+        made.start_generator()
+        ours, theirs = (part.backbone.state_dict() for part in (made.generator, made.predictor))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("mask_resolution", [3, 8])
+def test_a_grain_that_does_not_divide_the_tokens_is_refused(mask_resolution: int) -> None:
+    with pytest.raises(ValueError, match=rf"mask_resolution={mask_resolution} does not divide the"):
+        model(mask_resolution=mask_resolution)
+    with pytest.raises(ValueError, match=r"the 12 bp of a token: a window of 96 bp has 8 tokens"):
+        model(resolution=16, mask_resolution=8)

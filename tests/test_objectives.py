@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from regmask_sk import _objectives
-from regmask_sk._objectives import Outcome, annealed_budget, open_share
-from regmask_sk.backbones import make_backbone
+from regmask_sk._model import build_model
+from regmask_sk._objectives import LEAK, Outcome, annealed_budget, open_share
+from regmask_sk.backbones import BACKBONES, make_backbone
 from regmask_sk.distributions import DISTRIBUTIONS
 from regmask_sk.losses import continuity_penalty, transition_penalty
 from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
@@ -28,7 +29,7 @@ def make_model(distribution: Any = "relaxed_bernoulli", *, dropout: float = 0.0)
         make_backbone("conv", 3, dropout=dropout, **shape),
         body_channels=(0, 1),
         signal_channels=(1,),
-        n_tokens=16,
+        n_gates=16,
         distribution=distribution,
     )
     readout = Readout(8, 1, 1, n_tokens=16, resolution=RESOLUTION, dropout=dropout)
@@ -255,6 +256,71 @@ def test_every_stage_with_gates_knows_both_continuities(stage: Any, distribution
             outcome = stage(model, *batch(), continuity_weight=weight, continuity=continuity)
             penalties.append(outcome.penalty)
         torch.testing.assert_close(penalties[1] - penalties[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def whole_model(backbone: str, distribution: Any, *, joint: bool, **changed: Any) -> Any:
+    """A model of sequence and a track, with random weights, that is in evaluation."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "channel_names": ("A", "C", "G", "T", "dnase"), "n_channels": 5, "length": LENGTH,
+        "promoter": PROMOTER, "n_outputs": 1, "n_covariates": 1, "sparsity": 0.3,
+        "resolution": RESOLUTION, "d_model": 8, "n_layers": 1, "dropout": 0.0, **changed,
+    }  # fmt: skip
+    model = build_model(
+        backbone=backbone, gate_distribution=distribution, joint=joint, **settings
+    ).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def whole_batch(n: int) -> tuple[Tensor, Tensor]:
+    drawn = torch.Generator().manual_seed(1)
+    bases = torch.randint(0, 4, (n, LENGTH), generator=drawn)
+    letters = nn.functional.one_hot(bases, 4).transpose(1, 2).float()
+    x = torch.cat([letters, torch.randn(n, 1, LENGTH, generator=drawn)], dim=1)
+    return x, torch.randn(n, 1, generator=drawn)
+
+
+HARD_STAGES: dict[str, Any] = {
+    "generator": (False, STAGES[0]),
+    "finetune": (False, STAGES[1]),
+    "joint": (True, partial(_objectives.joint_outcome, kind="hard", kl_weight=0.1, **JOINT)),
+}
+
+
+@pytest.mark.parametrize("stage", sorted(HARD_STAGES))
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_the_prediction_under_hard_masks_alone_moves_the_gates_head(
+    backbone: str, distribution: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the windows of which a stage samples 0/1 masks, none through the penalty."""
+    joint, run = HARD_STAGES[stage]
+    model = whole_model(backbone, distribution, joint=joint, mask_resolution=2)
+    expand, seen = model.expand, []
+    monkeypatch.setattr(model, "expand", lambda g, *rest: seen.append(g) or expand(g, *rest))
+    x, covariates = whole_batch(32)
+    outcome = run(model, x, covariates)
+    gates = seen[-1].detach()
+    hard = ((gates == 1) | (gates == LEAK)).all(dim=1) & (gates != 1).any(dim=1)
+    assert hard.any()
+    # In evaluation a window's prediction hangs on no other window's mask.
+    outcome.predictions[0][hard].square().sum().backward()
+    for name, parameter in model.generator.head.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert (parameter.grad != 0).all(), name
+
+
+@pytest.mark.parametrize("continuity", ["difference", "transitions"])
+def test_an_edge_costs_the_same_at_any_grain(continuity: Any) -> None:
+    costs = []
+    for grain in (RESOLUTION, 1):
+        model = whole_model("conv", "relaxed_bernoulli", joint=False, mask_resolution=grain)
+        means = torch.zeros(1, model.n_gates)
+        means[:, model.n_gates // 4 : model.n_gates // 2] = 1.0  # an element of 16 bp
+        costs.append(_objectives._continuity(model, means, continuity).item())
+    assert costs[1] == pytest.approx(costs[0], rel=0.1)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=["generator", "finetune", "joint"])

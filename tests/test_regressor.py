@@ -784,6 +784,22 @@ def test_the_codon_body_works_on_windows(windows: Windows, expression: np.ndarra
     assert model.predict(windows).shape == (40,)
 
 
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_masks_may_be_base_by_base_from_bodies_on_few_tokens(
+    windows: Windows, expression: np.ndarray, training: Any, tmp_path: Path
+) -> None:
+    model = regressor(mask_resolution=1, training=training, closed_regions=None)
+    masks = model.fit(windows, expression).transform(windows)
+    left = masks[:, : model.promoter_columns_.start]
+    assert (np.diff(left, axis=1) != 0).mean() > 0.9
+    coarse = regressor(training=training).fit(windows, expression).transform(windows)
+    assert (np.diff(coarse, axis=1) != 0).mean() < 0.3
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.transform(windows), masks)
+    np.testing.assert_array_equal(loaded.predict(windows), model.predict(windows))
+
+
 def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFixture[str]) -> None:
     regressor().fit(*data)
     assert capsys.readouterr() == ("", "")
@@ -812,6 +828,7 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
         ("device", "gpu"), ("validation_chroms", ["chr1"]), ("covariates", ["gc"]),
         ("reverse_complement", True), ("reverse_complement", "augment"),
         ("reverse_complement", "ps"), ("checkpointing", 1),
+        ("mask_resolution", 0), ("mask_resolution", 3), ("mask_resolution", 8),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_be_is_named(data: Data, name: str, value: Any) -> None:

@@ -235,6 +235,47 @@ def test_the_budget_is_met_after_each_partial_fit(data: Any) -> None:
         assert kept == pytest.approx(0.3, rel=0.1), epoch
 
 
+def test_masks_finer_than_tokens_meet_the_budget(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = data
+    model = regressor(sparsity=0.2, validation_fraction=0.0, mask_resolution=1).fit(X, y)
+    module = model.net_.module_
+    assert (module.n_tokens, module.n_gates) == (12, 48)
+    for kind in KINDS:
+        kept = model.set_params(mask=kind).transform(X).mean()
+        assert kept == pytest.approx(0.2, rel=0.1), kind
+    # Of long windows at a fine grain fewer are read: here every second one.
+    monkeypatch.setattr("regmask_sk._training._CALIBRATION_GATES", 30 * 48)
+    calls: list[int] = []
+    openness = type(module).openness
+    monkeypatch.setattr(
+        type(module), "openness", lambda self, x: calls.append(len(x)) or openness(self, x)
+    )
+    model.net_.calibrate(WindowDataset(X, np.zeros((60, 0), np.float32)))
+    assert sum(calls) == 30
+
+
+def test_gates_are_sampled_together_over_base_pairs_at_any_grain(data: Any) -> None:
+    X, y = data
+    seen = []
+    for grain in (4, 1):
+        model = regressor(mask_resolution=grain, gate_correlation=8.0).fit(X, y)
+        module, edges = model.net_.module_, []
+        drawn_gates = module.drawn_gates
+
+        def drawn(gates: Any, kind: Any, noise: Tensor, *args: Any, edges: Any = edges) -> Tensor:
+            edges.append((noise > 0).float())
+            return drawn_gates(gates, kind, noise, *args)  # noqa: B023
+
+        module.drawn_gates = drawn
+        model.net_.ready_module.drawn_gates = drawn
+        model.predict_samples(X, 10, random_state=0)
+        seen.append(torch.cat(edges).diff(dim=1).abs().sum(dim=1).mean().item())
+    # Zeros of the noise per window: of a smooth process they do not depend on the grain.
+    assert seen[1] == pytest.approx(seen[0], rel=0.15)
+
+
 # -- what goes wrong -------------------------------------------------------------------
 
 

@@ -25,8 +25,8 @@ from regmask_sk.cli.values import (
 # --target and --covariate. Those not given are left to the estimator's defaults.
 REGRESSOR_OPTIONS = (
     "backbone", "mask", "training", "gate_distribution", "gate_correlation", "evidence", "sparsity",
-    "promoter_length", "closed_regions", "open_regions", "resolution", "d_model", "n_layers",
-    "dropout", "checkpointing", "reverse_complement", "continuity", "continuity_weight",
+    "promoter_length", "closed_regions", "open_regions", "resolution", "mask_resolution", "d_model",
+    "n_layers", "dropout", "checkpointing", "reverse_complement", "continuity", "continuity_weight",
     "kl_weight", "prior_mean", "prior_concentration", "loss", "max_epochs", "generator_epochs",
     "finetune_epochs", "patience", "batch_size", "learning_rate", "weight_decay",
     "validation_chroms", "validation_fraction", "n_workers", "device",
@@ -266,7 +266,15 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         metavar="BED",
         help="regions that every mask keeps, closed ones included",
     )
-    model.add_argument("--resolution", type=count, metavar="N", help="grain of the mask, in bp")
+    model.add_argument(
+        "--resolution", type=count, metavar="N", help="bp of a token of the networks"
+    )
+    model.add_argument(
+        "--mask-resolution",
+        type=count,
+        metavar="N",
+        help="grain of the mask, in bp, a divisor of that (default: the same)",
+    )
     model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
     model.add_argument("--n-layers", type=count, metavar="N")
     model.add_argument("--dropout", type=unit, metavar="F")

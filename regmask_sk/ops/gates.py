@@ -12,9 +12,10 @@ _HIGHEST_FLOOR = 0.25  # of what such a token lets through
 
 def random_block_masks(
     n_samples: int,
-    n_tokens: int,
+    n_gates: int,
     *,
     open_share: float = 0.25,
+    gates_per_token: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Random masks made of smooth blocks, as the predictor sees them in training.
@@ -27,16 +28,20 @@ def random_block_masks(
 
     Parameters
     ----------
-    n_samples, n_tokens : int
+    n_samples, n_gates : int
         Shape of the result.
     open_share : float, default=0.25
         Probability that a window is left fully open.
+    gates_per_token : int, default=1
+        Gates that share the fate of a token. With more than one, the tokens of each mask begin
+        at a gate of its own, so that blocks keep their widths in base pairs while their edges
+        fall on any gate.
     generator : torch.Generator, optional
         Source of random numbers; torch's global one by default.
 
     Returns
     -------
-    Tensor of shape (n_samples, n_tokens)
+    Tensor of shape (n_samples, n_gates)
         In [0, 1].
 
     Examples
@@ -45,6 +50,12 @@ def random_block_masks(
     >>> random_block_masks(2, 8, generator=torch.Generator().manual_seed(0)).shape
     torch.Size([2, 8])
     """
+    if gates_per_token > 1:
+        n_tokens = -(-n_gates // gates_per_token) + 1
+        tokens = random_block_masks(n_samples, n_tokens, open_share=open_share, generator=generator)
+        first = torch.randint(0, gates_per_token, (n_samples, 1), generator=generator)
+        return tokens.gather(1, (torch.arange(n_gates) + first) // gates_per_token)
+    n_tokens = n_gates
     noise = torch.rand(n_samples, n_tokens, generator=generator)
     widths = 2 ** torch.randint(0, 5, (n_samples,), generator=generator)
     for width in (2, 4, 8, 16):
