@@ -42,6 +42,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
 from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
@@ -294,7 +295,9 @@ class Readout(nn.Module):
         # A sum over many tokens would learn faster than all else by as much.
         self.sum_scale = (_SUMMED_TOKENS / n_tokens) ** 0.5
 
-    def forward(self, h: Tensor, kept: Tensor, covariates: Tensor) -> Tensor:
+    def forward(
+        self, h: Tensor, kept: Tensor, covariates: Tensor, *, exact: bool = False
+    ) -> Tensor:
         """Map tokens to outputs.
 
         Parameters
@@ -305,23 +308,34 @@ class Readout(nn.Module):
             Share of each token's bases that the mask keeps.
         covariates : Tensor of shape (batch, n_covariates)
             Standardised covariates.
+        exact : bool, default=False
+            Whether outputs are the same to the last bit wherever in the batch a window
+            stands; for evaluation.
 
         Returns
         -------
         Tensor of shape (batch, n_outputs)
             In units of the standardised target.
         """
-        outputs = self._read(h, kept, covariates)
+        outputs = self._read(h, kept, covariates, exact)
         if self.both_directions:
-            outputs = 0.5 * (outputs + self._read(h.flip(2), kept.flip(1), covariates))
+            outputs = 0.5 * (outputs + self._read(h.flip(2), kept.flip(1), covariates, exact))
         return outputs
 
-    def _read(self, h: Tensor, kept: Tensor, covariates: Tensor) -> Tensor:
+    def _read(self, h: Tensor, kept: Tensor, covariates: Tensor, exact: bool) -> Tensor:
         contributions = (torch.sigmoid(self.gate(h)) * self.value(h)).sum(dim=2) * self.sum_scale
         weight = (self.attention(h) + torch.log(kept + _CLOSED).unsqueeze(1)).softmax(dim=2)
         picked = weight @ h.transpose(1, 2)
         parts = [(self.to_bins(h) @ self.bins).flatten(1), picked.flatten(1), covariates]
-        return contributions + self.network(torch.cat(parts, dim=1))
+        inputs = torch.cat(parts, dim=1)
+        if not exact:
+            return contributions + self.network(inputs)
+        # The order in which a matrix product sums depends on a row's place in the batch. In
+        # double precision that is lost in rounding, so that a window's prediction is the same
+        # to the last bit wherever it stands.
+        weights = {name: value.double() for name, value in self.network.named_parameters()}
+        read = functional_call(self.network, weights, (inputs.double(),))
+        return contributions + read.to(contributions.dtype)
 
 
 class Predictor(nn.Module):
@@ -346,13 +360,15 @@ class Predictor(nn.Module):
         self.resolution = cast(int, backbone.resolution)
         self.register_buffer("body_index", torch.tensor(channels), persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor, covariates: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor, covariates: Tensor, *, exact: bool = False
+    ) -> Tensor:
         """Predict ``(batch, n_outputs)`` from ``x * mask`` and the mask."""
         m = mask.unsqueeze(1).to(x.dtype)
         h = self.backbone(torch.cat([x[:, self.body_index] * m, m], dim=1))
         kept = pool_to_tokens(m, self.resolution)[:, 0]
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return self.readout(h.float(), kept.float(), covariates)
+            return self.readout(h.float(), kept.float(), covariates, exact=exact)
 
 
 class MaskedExpressionModel(nn.Module):
@@ -558,10 +574,13 @@ class MaskedExpressionModel(nn.Module):
 
         In training the predictor is called by itself.
         """
-        predicted = self.predictor(x, mask, covariates)
+        exact = not self.training
+        predicted = self.predictor(x, mask, covariates, exact=exact)
         if self.conjoined and not self.training:
             turned = reverse_complement(x, self.complement)
-            predicted = 0.5 * (predicted + self.predictor(turned, mask.flip(1), covariates))
+            predicted = 0.5 * (
+                predicted + self.predictor(turned, mask.flip(1), covariates, exact=exact)
+            )
         return predicted
 
     def forward(

@@ -157,7 +157,9 @@ def test_masks_of_a_batch_keep_the_budget_soft_and_hard(
 ) -> None:
     model = make_model(distribution).eval()
     seen: list[Tensor] = []
-    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    monkeypatch.setattr(
+        model.predictor, "forward", lambda x, m, c, **_: seen.append(m.detach()) or c
+    )
     for share in (1.0, 0.0):
         monkeypatch.setattr(_objectives, "SOFT_SHARE", share)
         outcome = generator_outcome(model, budget=budget)
@@ -204,7 +206,9 @@ def test_the_finetuning_stage_mixes_soft_hard_and_random_masks(
 ) -> None:
     model = make_model().eval()
     seen: list[Tensor] = []
-    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    monkeypatch.setattr(
+        model.predictor, "forward", lambda x, m, c, **_: seen.append(m.detach()) or c
+    )
     torch.manual_seed(0)
     finetune_outcome(model, 400)
     outside = torch.cat([seen[0][:, : PROMOTER[0]], seen[0][:, PROMOTER[1] :]], dim=1)
@@ -333,7 +337,7 @@ def test_every_stage_with_gates_can_sample_them_together(
     reading = model.predictor.forward
     seen: list[Tensor] = []
     monkeypatch.setattr(
-        model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or reading(x, m, c)
+        model.predictor, "forward", lambda x, m, c, **_: seen.append(m.detach()) or reading(x, m, c)
     )
     edges = []
     for correlation in (0.0, 6.0 * RESOLUTION):
@@ -380,7 +384,9 @@ def test_every_mask_of_every_stage_has_its_forced_bases(
     forced[8:, 50:53] = 1
     forced[:, 28:33] = -1  # reaches into the promoter
     seen: list[Tensor] = []
-    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m.detach()) or c)
+    monkeypatch.setattr(
+        model.predictor, "forward", lambda x, m, c, **_: seen.append(m.detach()) or c
+    )
     outcome = stage(model, *batch(), forced)
     for mask in seen:
         assert (mask[:8, 3:11] == 0).all()
@@ -411,7 +417,7 @@ def test_joint_training_reaches_both_networks(kind: Any, distribution: Any) -> N
 def test_joint_masks_are_of_the_kind_asked_for(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model("beta").train()
     seen: list[Tensor] = []
-    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c: seen.append(m) or c)
+    monkeypatch.setattr(model.predictor, "forward", lambda x, m, c, **_: seen.append(m) or c)
     _objectives.joint_outcome(model, *batch(), kind=kind, kl_weight=0.0, **JOINT)
     mask = seen[0]
     assert (mask[:, slice(*PROMOTER)] == 1).all()

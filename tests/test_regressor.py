@@ -481,7 +481,9 @@ def test_sampled_masks_are_those_of_the_gates(data: Data, monkeypatch: pytest.Mo
         predictor = model.net_.ready_module.predictor
         seen: list[torch.Tensor] = []
         with monkeypatch.context() as patched:
-            patched.setattr(predictor, "forward", lambda x, m, c, s=seen: s.append(m) or m[:, :1])
+            patched.setattr(
+                predictor, "forward", lambda x, m, c, s=seen, **_: s.append(m) or m[:, :1]
+            )
             model.predict_samples(X[:1], 3_000, random_state=0)
         masks = torch.cat(seen).numpy()
         np.testing.assert_allclose(masks.mean(axis=0), mean[0], atol=0.05)
