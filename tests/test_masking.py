@@ -147,7 +147,7 @@ def test_a_mask_may_be_finer_than_the_bodies(grain: int, distribution: Any) -> N
     model = make_model(mask_resolution=grain, distribution=distribution)
     kept: list[Tensor] = []
     reading = model.predictor.readout.forward
-    model.predictor.readout.forward = lambda h, k, c: kept.append(k) or reading(h, k, c)
+    model.predictor.readout.forward = lambda h, k, c, **_: kept.append(k) or reading(h, k, c)
     with torch.no_grad():
         mask = model(window(4), covariates(4), kind="soft").mask
     gates = mask[:, : PROMOTER[0] // grain * grain].unflatten(1, (-1, grain))
