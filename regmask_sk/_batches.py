@@ -71,7 +71,7 @@ def open_in_any_case(
     >>> opened = Regions({"1": np.array([[45, 48]])})
     >>> forced = ForcedRegions(Regions({}), opened)
     >>> open_in_any_case(Windows(loci, length=10), forced, (4, 6))
-    0.4
+    0.5
     """
     rows = range(0, len(windows), -(-len(windows) // most))
     total = 0
