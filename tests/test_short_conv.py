@@ -46,7 +46,8 @@ def test_it_is_torchs_convolution(
     turned = x.flip(1) if reverse else x
     expected = plain(turned, weight, bias if with_bias else None)
     expected = expected.flip(1) if reverse else expected
-    slope = torch.randn(expected.shape, dtype=expected.dtype)
+    generator = torch.Generator().manual_seed(1)
+    slope = torch.randn(expected.shape, generator=generator, dtype=expected.dtype)
     gradients = torch.autograd.grad((expected * slope).sum(), given)
     found = short_conv_silu(*given, reverse=reverse)
     torch.testing.assert_close(found, expected)
@@ -57,7 +58,8 @@ def test_it_is_torchs_convolution(
     assert found.dtype == torch.float32
     found_gradients = torch.autograd.grad((found * slope.float()).sum(), single)
     for a, b in zip((found, *found_gradients), (expected, *gradients), strict=True):
-        assert (a.double() - b).norm() <= 1e-6 * b.norm()
+        # Gradients of a bias are sums in which slopes cancel.
+        assert (a.double() - b).norm() <= 1e-6 * max(b.norm(), slope.norm())
 
 
 @pytest.mark.parametrize("reverse", [False, True])

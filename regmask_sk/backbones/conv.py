@@ -20,10 +20,13 @@ and then starts again, as in the dilated tower of Basenji (Kelley et al., 2018).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regmask_sk.ops.best_match import best_match
 from regmask_sk.ops.tokens import pool_to_tokens
 
 _MOTIF_WIDTH = 15  # bases; odd, so that a match is centred on its base
@@ -61,15 +64,13 @@ class ConvStem(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, resolution: int) -> None:
         super().__init__()
         self.resolution = resolution
-        self.scan = nn.Conv1d(in_channels, out_channels, _MOTIF_WIDTH, padding=_MOTIF_WIDTH // 2)
+        self.scan = nn.Conv1d(in_channels, out_channels, _MOTIF_WIDTH)
         self.norm = TokenNorm(out_channels)
         self.gate = nn.Conv1d(in_channels, out_channels, _GATE_WIDTH, padding=_GATE_WIDTH // 2)
 
     def forward(self, x: Tensor, means: Tensor) -> Tensor:
         """Map ``(batch, c, length)`` and its token means ``(batch, c, T)`` to tokens."""
-        h = self.scan(x)
-        if self.resolution > 1:
-            h = F.max_pool1d(h, self.resolution, ceil_mode=True)
+        h = best_match(x, self.scan.weight, cast(Tensor, self.scan.bias), self.resolution)
         return F.relu(self.norm(h)) * torch.sigmoid(self.gate(means))
 
 

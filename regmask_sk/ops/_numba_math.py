@@ -93,10 +93,12 @@ def run_tasks(
 ) -> None:
     """Call ``kernel(task, *tensors, *rest)`` for every task, in as many threads as torch uses.
 
-    Tensors come to the kernel as flat float32 arrays; what it writes to must be contiguous
-    float32 already. ``work`` says, in exponentials, whether threads are worth their start.
+    Tensors come to the kernel as flat arrays, float32 but for those of integers; what it
+    writes to must be contiguous float32 already. ``work`` says, in exponentials, whether
+    threads are worth their start.
     """
-    flat = [x.detach().float().contiguous().view(-1).numpy() for x in tensors]
+    single = [x.detach().float() if x.is_floating_point() else x for x in tensors]
+    flat = [x.contiguous().view(-1).numpy() for x in single]
     n_threads = min(torch.get_num_threads(), n_tasks)
 
     def run(task: int) -> None:

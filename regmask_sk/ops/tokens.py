@@ -57,8 +57,7 @@ def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     batch, _, length = sequence.shape
     n_tokens = -(-length // resolution)
     device = sequence.device
-    base = F.pad(sequence.argmax(dim=1), (0, 2))
-    known = F.pad(sequence.amax(dim=1) > 0, (0, 2))
+    base, known = (F.pad(t, (0, 2)) for t in _largest(sequence))
     codon = 16 * base[:, :-2] + 4 * base[:, 1:-1] + base[:, 2:]
     counted = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
     position = torch.arange(length, device=device)
@@ -72,6 +71,17 @@ def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     table = table.view(batch, 2, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
     shares = table.transpose(3, 4).to(sequence.dtype) * (N_PHASES / resolution)
     return shares[:, 0], shares[:, 1]
+
+
+def _largest(sequence: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the channel of each base's largest value, and whether that is above 0.
+
+    As ``argmax`` does, which takes ten times as long along an axis that is not the last.
+    """
+    a, c, g, t = sequence.unbind(1)
+    ac, gt = torch.maximum(a, c), torch.maximum(g, t)
+    channel = torch.where(gt > ac, 2 + (t > g).long(), (c > a).long())
+    return channel, torch.maximum(ac, gt) > 0
 
 
 def distance_bins(n_tokens: int, resolution: int) -> Tensor:
