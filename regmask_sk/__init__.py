@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -47,6 +48,7 @@ __version__ = metadata.version("regmask_sk")
 
 # Public name -> the module that defines it. The imports above tell type checkers the same.
 _PUBLIC = {
+    "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
     "FastaReader": "genome",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,33 @@ from regmask_sk._regions import ForcedRegions
 from regmask_sk.windows import Windows
 
 Batch = tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
+
+
+class Placement(NamedTuple):
+    """Where a window lies: 0-based and half-open, and whether it is read from its end."""
+
+    chrom: str
+    start: int
+    end: int
+    reverse: bool
+
+
+class Reading(NamedTuple):
+    """A batch of windows as a network reads them.
+
+    Attributes
+    ----------
+    x : ndarray of shape (batch, channels, length), float32
+        The windows.
+    placements : list of Placement or None
+        Where they lie, shifts and turns of augmentation counted in; None for arrays.
+    """
+
+    x: NDArray[np.float32]
+    placements: list[Placement] | None
+
+
+Extras = Callable[[Reading], dict[str, NDArray[np.generic]]]
 
 
 def forced_bases(
@@ -104,6 +132,9 @@ class WindowDataset(Dataset[Batch]):
         reverse-complemented with probability one half.
     complement : sequence of int, optional
         For each channel the channel that holds it on the opposite strand.
+    extras : callable, optional
+        From a :class:`Reading` to more inputs of the network, by name, each with one entry a
+        window. It must be picklable where loader workers are used.
     """
 
     def __init__(
@@ -117,6 +148,7 @@ class WindowDataset(Dataset[Batch]):
         forced: ForcedRegions | None = None,
         augment: bool = False,
         complement: Sequence[int] | None = None,
+        extras: Extras | None = None,
     ) -> None:
         n_samples = int(x.shape[0])
         self.x = x
@@ -127,6 +159,7 @@ class WindowDataset(Dataset[Batch]):
         self.forced = forced
         self.augment = augment
         self.complement = None if complement is None else list(complement)
+        self.extras = extras
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -136,7 +169,8 @@ class WindowDataset(Dataset[Batch]):
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """Read one batch; torch's loader calls this instead of one call a row."""
-        forced = None
+        forced, shifts = None, [0] * len(rows)
+        turned = np.zeros(len(rows), bool)
         if isinstance(self.x, Windows):
             jitter = self.x.jitter if self.augment else 0
             shifts = torch.randint(-jitter, jitter + 1, (len(rows),)).tolist()
@@ -146,7 +180,7 @@ class WindowDataset(Dataset[Batch]):
         else:
             x = self.x[rows].astype(np.float32, copy=False)
         if self.augment and self.complement is not None:
-            turned = np.flatnonzero(torch.rand(len(rows)).numpy() < 0.5)
+            turned = torch.rand(len(rows)).numpy() < 0.5
             x[turned] = x[turned][:, self.complement, ::-1]
             if forced is not None:
                 forced[turned] = forced[turned, ::-1]
@@ -158,4 +192,20 @@ class WindowDataset(Dataset[Batch]):
             inputs["forced"] = torch.from_numpy(forced)
         if self.masks is not None:
             inputs["mask"] = torch.from_numpy(self.masks[rows].astype(np.float32, copy=False))
+        if self.extras is not None:
+            reading = Reading(x, self._placements(rows, shifts, turned))
+            more = self.extras(reading)
+            inputs |= {name: torch.from_numpy(value) for name, value in more.items()}
         return inputs, (torch.from_numpy(self.y[rows]), torch.from_numpy(self.weight[rows]))
+
+    def _placements(
+        self, rows: Sequence[int], shifts: Sequence[int], turned: NDArray[np.bool_]
+    ) -> list[Placement] | None:
+        if not isinstance(self.x, Windows):
+            return None
+        placed = []
+        for row, shift, turn in zip(rows, shifts, turned, strict=True):
+            chrom, start, end, _ = self.x.interval(row, shift)
+            reverse = bool(self.x.reversed[row]) != bool(turn)
+            placed.append(Placement(chrom, start, end, reverse))
+        return placed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from torch import nn
 
@@ -10,7 +10,9 @@ from regmask_sk.backbones import make_backbone
 from regmask_sk.backbones.finer import Detail, FinerGrain
 from regmask_sk.backbones.strands import SharedStrands
 from regmask_sk.distributions import DistributionName
-from regmask_sk.masking import Evidence, Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.generator import Evidence, Generator
+from regmask_sk.masking import MaskedExpressionModel
+from regmask_sk.predictor import Predictor, Readout
 
 _LEAST_TOKENS = 8  # of a window: with fewer, a budget of a tenth could not be kept
 SEQUENCE_CHANNELS = ("A", "C", "G", "T")
@@ -60,6 +62,103 @@ def promoter_window(
         )
     first = length // 2 - int(width) // 2
     return first, first + int(width)
+
+
+class ChannelRoles(NamedTuple):
+    """Which channels of a window are sequence, and which are signals, by their indices."""
+
+    sequence: tuple[int, ...]
+    signals: tuple[int, ...]
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """All channels in the order in which bodies read them."""
+        return self.sequence + self.signals
+
+
+def channel_roles(channel_names: tuple[str, ...] | None, n_channels: int) -> ChannelRoles:
+    """Tell sequence from signals; channels without names are read as they come.
+
+    Examples
+    --------
+    >>> channel_roles(("atac", "A", "C", "G", "T"), 5)
+    ChannelRoles(sequence=(1, 2, 3, 4), signals=(0,))
+    """
+    names, every = channel_names or (), range(n_channels)
+    signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
+    sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
+    return ChannelRoles(sequence or tuple(i for i in every if i not in signals), signals)
+
+
+def token_length(length: int, resolution: int) -> int:
+    """Bases that a token stands for: `resolution`, and less in short windows.
+
+    Examples
+    --------
+    >>> token_length(4096, 16), token_length(64, 16)
+    (16, 8)
+    """
+    return max(min(resolution, length // _LEAST_TOKENS), 1)
+
+
+def among(complement: tuple[int, ...], read: tuple[int, ...]) -> tuple[int, ...]:
+    """Complement of some of the channels, by their places among these."""
+    return tuple(read.index(complement[channel]) for channel in read)
+
+
+def make_body(
+    backbone: str | type[nn.Module],
+    n_channels: int,
+    *,
+    channel_names: tuple[str, ...] | None,
+    length: int,
+    d_model: int,
+    n_layers: int,
+    dropout: float,
+    resolution: int,
+    checkpointing: bool,
+) -> nn.Module:
+    """Build a body for windows, and refuse one that needs a sequence where there is none.
+
+    Parameters
+    ----------
+    backbone, d_model, n_layers, dropout, resolution, checkpointing
+        As for :func:`regmask_sk.backbones.make_backbone`.
+    n_channels : int
+        Number of channels that the body reads.
+    channel_names : tuple of str or None
+        Names of the window's channels, where they have names.
+    length : int
+        Length of the window in base pairs.
+
+    Returns
+    -------
+    nn.Module
+        The body.
+
+    Raises
+    ------
+    ValueError
+        If the body needs the channels A, C, G and T and there are none.
+    """
+    module = make_backbone(
+        backbone,
+        n_channels,
+        d_model=d_model,
+        n_layers=n_layers,
+        dropout=dropout,
+        resolution=resolution,
+        max_length=length,
+        checkpointing=checkpointing,
+    )
+    names = channel_names or ()
+    if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
+        raise ValueError(
+            f"backbone={backbone!r} needs the channels A, C, G and T by name; X has "
+            f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
+            "backbone='conv'."
+        )
+    return module
 
 
 def build_model(
@@ -133,12 +232,9 @@ def build_model(
     >>> model.n_tokens, model.n_gates
     (8, 8)
     """
-    names = channel_names or ()
-    every = range(n_channels)
-    signals = tuple(i for i in every if names and names[i] not in SEQUENCE_CHANNELS)
-    sequence = tuple(names.index(name) for name in SEQUENCE_CHANNELS if name in names)
-    sequence = sequence or tuple(i for i in every if i not in signals)
-    grain = max(min(resolution, length // _LEAST_TOKENS), 1)
+    roles = channel_roles(channel_names, n_channels)
+    sequence, signals = roles
+    grain = token_length(length, resolution)
     n_tokens = -(-length // grain)
     # Where it is the resolution, the mask has the grain of the tokens, however short they are.
     mask_grain = grain if mask_resolution in (None, resolution) else mask_resolution
@@ -151,36 +247,27 @@ def build_model(
         )
 
     symmetric = complement is not None and reverse_complement in ("ph", "ps")
-    shared = symmetric and reverse_complement == "ps"
+    shared = complement if symmetric and reverse_complement == "ps" else None
     if symmetric:
-        _check_symmetry(length, grain, promoter, reverse_complement)
-
-    def opposite(read: tuple[int, ...]) -> tuple[int, ...]:
-        """Complement of some of the channels, by their places among these."""
-        return tuple(read.index(cast(tuple[int, ...], complement)[channel]) for channel in read)
+        check_symmetry(length, grain, promoter, reverse_complement)
 
     def body(read: tuple[int, ...]) -> nn.Module:
-        module = make_backbone(
+        module = make_body(
             backbone,
             len(read) + 1,
+            channel_names=channel_names,
+            length=length,
             d_model=d_model,
             n_layers=n_layers,
             dropout=dropout,
             resolution=grain,
-            max_length=length,
             checkpointing=checkpointing,
         )
-        if getattr(module, "needs_sequence", False) and not set(SEQUENCE_CHANNELS) <= set(names):
-            raise ValueError(
-                f"backbone={backbone!r} needs the channels A, C, G and T by name; X has "
-                f"{list(names) or 'no channel names'}. Build X with SequenceChannels, or take "
-                "backbone='conv'."
-            )
         return on_strands(module, read)
 
     def on_strands(module: nn.Module, read: tuple[int, ...]) -> nn.Module:
         # The mask comes last, and is its own complement.
-        return SharedStrands(module, (*opposite(read), len(read))) if shared else module
+        return SharedStrands(module, (*among(shared, read), len(read))) if shared else module
 
     def finer(module: nn.Module, read: tuple[int, ...]) -> nn.Module | None:
         if mask_grain == grain:
@@ -189,7 +276,7 @@ def build_model(
         detail = Detail(len(read) + 1, channels, mask_grain)
         return FinerGrain(channels, on_strands(detail, read), grain // mask_grain)
 
-    read = sequence if joint and sequence else sequence + signals
+    read = sequence if joint and sequence else roles.read
     generating = body(read)
     generator = Generator(
         generating,
@@ -198,10 +285,10 @@ def build_model(
         n_gates=-(-length // mask_grain),
         distribution=gate_distribution,
         evidence=evidence,
-        signal_complement=opposite(signals) if shared else None,
+        signal_complement=among(shared, signals) if shared else None,
         finer=finer(generating, read),
     )
-    predicting = body(sequence + signals)
+    predicting = body(roles.read)
     readout = Readout(
         cast(int, predicting.out_channels),
         n_outputs,
@@ -210,19 +297,19 @@ def build_model(
         resolution=grain,
         # The readout is where a few thousand genes are learned by heart soonest.
         dropout=min(3 * dropout, 0.5),
-        both_directions=shared,
+        both_directions=shared is not None,
     )
     return MaskedExpressionModel(
         generator,
-        Predictor(predicting, readout, sequence + signals),
+        Predictor(predicting, readout, roles.read),
         length=length,
         promoter=promoter,
         sparsity=sparsity,
-        conjoined=complement if symmetric and not shared else None,
+        conjoined=complement if symmetric and shared is None else None,
     )
 
 
-def _check_symmetry(
+def check_symmetry(
     length: int, grain: int, promoter: tuple[int, int], reverse_complement: str
 ) -> None:
     """Refuse windows whose tokens or promoter would not fall on themselves when turned."""

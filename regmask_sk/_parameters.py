@@ -27,6 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "continuity": ("difference", "transitions"),
     "loss": ("squared_error", "huber"),
     "reverse_complement": ("none", "augment", "ph", "ps"),
+    "readout": ("learned", "center"),
 }
 # Name, least and largest value, and which of the two are allowed.
 _REALS: tuple[tuple[str, float, float, str], ...] = (
@@ -43,7 +44,6 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("ema_decay", 0.0, 1.0, "left"),
     ("validation_fraction", 0.0, 1.0, "left"),
 )
-_OR_NONE = ("continuity_weight",)
 _INTEGERS: tuple[tuple[str, int], ...] = (
     ("resolution", 1),
     ("d_model", 1),
@@ -52,12 +52,12 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("patience", 1),
     ("batch_size", 1),
     ("n_workers", 0),
-)
-_INTEGERS_OR_NONE: tuple[tuple[str, int], ...] = (
     ("generator_epochs", 1),
     ("finetune_epochs", 0),
     ("mask_resolution", 1),
+    ("center_length", 1),
 )
+_OR_NONE = ("continuity_weight", "generator_epochs", "finetune_epochs", "mask_resolution")
 
 
 def check_parameters(estimator: Any) -> None:
@@ -65,8 +65,8 @@ def check_parameters(estimator: Any) -> None:
 
     Parameters
     ----------
-    estimator : object
-        With the parameters of ``RegMaskRegressor`` as attributes.
+    estimator : estimator
+        Those of its parameters that ``RegMaskRegressor`` has too are checked.
 
     Raises
     ------
@@ -82,46 +82,39 @@ def check_parameters(estimator: Any) -> None:
     ...
     ValueError: mask='fuzzy' is not known; expected one of ('soft', 'hard', 'topk').
     """
+    given = estimator.get_params(deep=False)
     for name, allowed in _CHOICES.items():
-        value = getattr(estimator, name)
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not known; expected one of {allowed}.")
-    if estimator.evidence != "learned" and (
-        estimator.training != "joint" or estimator.gate_distribution not in ("auto", "beta")
+        if name in given and given[name] not in allowed:
+            raise ValueError(f"{name}={given[name]!r} is not known; expected one of {allowed}.")
+    if given.get("evidence", "learned") != "learned" and (
+        given["training"] != "joint" or given["gate_distribution"] not in ("auto", "beta")
     ):
         raise ValueError(
-            f"evidence={estimator.evidence!r} is for jointly trained Beta gates; found training="
-            f"{estimator.training!r} and gate_distribution={estimator.gate_distribution!r}. Set "
+            f"evidence={given['evidence']!r} is for jointly trained Beta gates; found training="
+            f"{given['training']!r} and gate_distribution={given['gate_distribution']!r}. Set "
             "training='joint' and gate_distribution='beta', or evidence='learned'."
         )
     for name, low, high, bounds in _REALS:
-        if name in _OR_NONE and getattr(estimator, name) is None:
+        value = given.get(name)
+        if name not in given or (value is None and name in _OR_NONE):
             continue
-        check_scalar(
-            getattr(estimator, name),
-            name,
-            Real,
-            min_val=low,
-            max_val=high,
-            include_boundaries=bounds,
-        )
-        if math.isnan(getattr(estimator, name)):
+        check_scalar(value, name, Real, min_val=low, max_val=high, include_boundaries=bounds)
+        if math.isnan(value):
             raise ValueError(f"{name} is NaN; expected a number from {low} to {high}.")
     for name, least in _INTEGERS:
-        check_scalar(getattr(estimator, name), name, Integral, min_val=least)
-    for name, least in _INTEGERS_OR_NONE:
-        if getattr(estimator, name) is not None:
-            check_scalar(getattr(estimator, name), name, Integral, min_val=least)
-    if estimator.mask_resolution is not None and estimator.resolution % estimator.mask_resolution:
+        if name in given and not (given[name] is None and name in _OR_NONE):
+            check_scalar(given[name], name, Integral, min_val=least)
+    mask_resolution = given.get("mask_resolution")
+    if mask_resolution is not None and given["resolution"] % mask_resolution:
         raise ValueError(
-            f"mask_resolution={estimator.mask_resolution} does not divide resolution="
-            f"{estimator.resolution}; a token must hold a whole number of gates. Set "
+            f"mask_resolution={mask_resolution} does not divide resolution="
+            f"{given['resolution']}; a token must hold a whole number of gates. Set "
             "mask_resolution to a divisor of resolution, such as 1, or to None."
         )
-    if not isinstance(estimator.checkpointing, bool):
-        raise ValueError(f"checkpointing={estimator.checkpointing!r}; expected True or False.")
-    if estimator.amp != "auto" and not isinstance(estimator.amp, bool):
-        raise ValueError(f"amp={estimator.amp!r}; expected True, False or 'auto'.")
+    if not isinstance(given.get("checkpointing", False), bool):
+        raise ValueError(f"checkpointing={given['checkpointing']!r}; expected True or False.")
+    if given["amp"] != "auto" and not isinstance(given["amp"], bool):
+        raise ValueError(f"amp={given['amp']!r}; expected True, False or 'auto'.")
 
 
 def check_evidence_tracks(windows: Windows | np.ndarray) -> None:

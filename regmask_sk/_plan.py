@@ -12,7 +12,7 @@ from torch import Tensor
 from regmask_sk.losses import Continuity, RegressionLoss
 from regmask_sk.masking import MaskKind
 
-StageName = Literal["predictor", "generator", "finetune", "joint"]
+StageName = Literal["predictor", "generator", "finetune", "joint", "regression"]
 
 
 class Stage(NamedTuple):
@@ -44,30 +44,37 @@ SCHEDULES: dict[str, Schedule] = {
     "generator": Schedule(predictor=0.0, generator=0.7, end=0.01),
     "finetune": Schedule(predictor=0.7, generator=0.3, end=0.01),
     "joint": Schedule(predictor=1.0, generator=1.0, end=0.01),
+    "regression": Schedule(predictor=1.0, generator=0.0, end=0.01),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the stages need to know; see the parameters of ``RegMaskRegressor``."""
+    """What any training needs to know; see the parameters of the estimators."""
 
     stages: tuple[Stage, ...]
-    mask: MaskKind
-    sparsity: float
     loss: RegressionLoss
     learning_rate: float
     weight_decay: float
     gradient_clip: float
     ema_decay: float
     patience: int
+    constant_loss: float
+    amp: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSettings(Settings):
+    """What the stages that train masks need to know besides."""
+
+    mask: MaskKind
+    sparsity: float
     continuity_weight: float
     continuity: Continuity
     gate_correlation: float
     kl_weight: float
     prior_mean: float
     prior_concentration: float
-    constant_loss: float
-    amp: bool
     start_share: float = 0.5  # share of the bases that the generator's stage starts from
 
 

@@ -19,7 +19,8 @@ Symbols
 ``a, b``
     Parameters of a gate whose family has two, such as Beta.
 
-The generator reads the window and gives each gate its distribution; the predictor sees
+The :class:`~regmask_sk.generator.Generator` reads the window and gives each gate its
+distribution; the :class:`~regmask_sk.predictor.Predictor` sees
 ``x * m`` and ``m`` itself, so that a closed base and an absent one differ. How the two
 are trained is told in :mod:`regmask_sk._training`.
 
@@ -37,32 +38,20 @@ ICML 2024: reverse-complement symmetry by shared weights, or by averaging both s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
-from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
+from regmask_sk.distributions import GateDistribution
+from regmask_sk.generator import Generator
 from regmask_sk.ops.strands import reverse_complement
-from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
+from regmask_sk.predictor import Predictor
 
 MaskKind = Literal["soft", "hard", "topk"]
-Evidence = Literal["learned"] | EvidencePreset
 
-#: Floor under the parameters of gates that have two: the gradient of the divergence to the
-#: prior is of the order of the inverse square of a parameter.
-BETA_FLOOR = 0.05
-_LOG_ODDS_LIMIT = 12.0
-_POSITION_KNOTS = 64  # of the learned bias of a gate's position, linear in between
-_GATE_SCALE = 3.0  # of the log-odds: gates must open and close within a few hundred steps
 _END = 1e-6  # how near to 0 or 1 samples are not told apart
-_SMOOTHED = 3  # gates over which the log-odds of gates are averaged; odd
-_HEADS = 4  # attention heads of the readout
-_SUMMED_TOKENS = 64  # number of tokens for which the readout's sum is taken as it is
-_CLOSED = 1e-4  # weight, against 1, of a closed token in the readout's attention
 
 
 class MaskOutput(NamedTuple):
@@ -93,282 +82,6 @@ class Room(NamedTuple):
 
     free: Tensor
     opened: Tensor
-
-
-class Generator(nn.Module):
-    """Reads a window and gives each gate its distribution.
-
-    Parameters
-    ----------
-    backbone : nn.Module
-        Body, from the channels it reads plus a mask of ones to tokens.
-    body_channels : tuple of int
-        Indices of the channels that the body reads.
-    signal_channels : tuple of int
-        Indices of the channels that add evidence of their own, track by track.
-    n_gates : int
-        Number of gates of a window.
-    distribution : {"beta", "kumaraswamy", "hard_concrete", "relaxed_bernoulli"}
-        Family of the gates, see :mod:`regmask_sk.distributions`.
-    evidence : {"learned", "seq2exp-soft", "seq2exp-hard"}, default="learned"
-        How tracks enter gates of two parameters: with learned weights, or by the published
-        formulas, :func:`regmask_sk.ops.evidence.seq2exp_gates`, in which nothing is learned.
-    signal_complement : tuple of int, optional
-        For each signal the one that holds it on the opposite strand. If given, the gates
-        turn with the window: position and tracks weigh the same on either strand. The body
-        must do so too; see :class:`regmask_sk.backbones.strands.SharedStrands`.
-    finer : nn.Module, optional
-        From the body's tokens and the channels that it reads to places of which each gate has
-        one; see :class:`regmask_sk.backbones.finer.FinerGrain`. By default gates stand for the
-        body's tokens.
-
-    Attributes
-    ----------
-    mask_resolution : int
-        Bases a gate stands for.
-
-    Notes
-    -----
-    A gate of one parameter, the location of hard concrete and relaxed Bernoulli gates, has a
-    location that adds up the body's reading, the evidence of each track, and a learned bias of
-    the position in the window, averaged over each gate and its two neighbours: elements are
-    longer than a gate.
-
-    Of a gate of two parameters the body gives ``Beta(a1, b1)`` and each scaled track ``s`` gives
-    ``Beta(1 + w * max(s, 0), 1 + w * max(-s, 0) + v)`` with learned non-negative ``w``
-    and ``v``. The normalised product of Beta densities is again a Beta density, with
-    parameters ``a1 + sum(a2 - 1)`` and ``b1 + sum(b2 - 1)`` (Su et al. 2025,
-    Proposition 2); the -1 that belongs to it is kept here. Kumaraswamy gates take the same two
-    numbers; for them the product is no longer exact.
-    """
-
-    body_index: Tensor
-    signal_index: Tensor
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        body_channels: tuple[int, ...],
-        signal_channels: tuple[int, ...],
-        n_gates: int,
-        distribution: DistributionName,
-        evidence: Evidence = "learned",
-        signal_complement: tuple[int, ...] | None = None,
-        finer: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.finer = finer
-        read = backbone if finer is None else finer
-        self.signal_complement = None if signal_complement is None else list(signal_complement)
-        # Any: its parameters are given by position, one or two.
-        self.distribution: Any = DISTRIBUTIONS[distribution]
-        self.mask_resolution = cast(int, read.resolution)
-        self.n_gates = n_gates
-        n_parameters = self.distribution.n_parameters
-        self.head = nn.Conv1d(cast(int, read.out_channels), n_parameters, 1)
-        for parameter in self.head.parameters():
-            nn.init.zeros_(parameter)
-        self.evidence = evidence
-        if evidence == "learned":
-            self.track_weight = nn.Parameter(torch.zeros(len(signal_channels)))
-        if n_parameters == 2 and evidence == "learned":
-            self.track_offset = nn.Parameter(torch.zeros(len(signal_channels)))
-        if n_parameters == 1:
-            self.position = nn.Parameter(torch.zeros(1, 1, min(n_gates, _POSITION_KNOTS)))
-        self.register_buffer("body_index", torch.tensor(body_channels), persistent=False)
-        self.register_buffer(
-            "signal_index", torch.tensor(signal_channels, dtype=torch.long), persistent=False
-        )
-
-    def forward(self, x: Tensor) -> GateDistribution:
-        """Distribution of the gates.
-
-        Parameters
-        ----------
-        x : Tensor of shape (batch, channel, length)
-            The window.
-
-        Returns
-        -------
-        GateDistribution of shape (batch, G), float32
-            Of the generator's family.
-        """
-        window = torch.cat([x[:, self.body_index], torch.ones_like(x[:, :1])], dim=1)
-        h = self.backbone(window)
-        if self.finer is not None:
-            h = self.finer(h, window)
-        # The head and all that follows stay in float32 under autocast: Beta has no
-        # half-precision sampler, and its divergence overflows in half precision.
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            raw = self.head(h.float())
-            tracks = pool_to_tokens(x[:, self.signal_index].float(), self.mask_resolution)
-            if self.distribution.n_parameters == 1:
-                return cast(GateDistribution, self.distribution(self._location(raw, tracks)))
-            return cast(GateDistribution, self.distribution(*self._shapes(raw, tracks)))
-
-    def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
-        evidence = torch.einsum("bct,c->bt", tracks, self._track_weight())
-        position = F.interpolate(self.position, self.n_gates, mode="linear")[:, 0]
-        if self.signal_complement is not None:
-            position = 0.5 * (position + position.flip(1))
-        location = F.avg_pool1d(
-            _GATE_SCALE * (raw[:, 0] + evidence + position).unsqueeze(1),
-            _SMOOTHED,
-            stride=1,
-            padding=_SMOOTHED // 2,
-            count_include_pad=False,
-        )[:, 0]
-        return location.clamp(-_LOG_ODDS_LIMIT, _LOG_ODDS_LIMIT)
-
-    def _shapes(self, raw: Tensor, tracks: Tensor) -> tuple[Tensor, Tensor]:
-        if self.evidence != "learned":
-            shapes = seq2exp_gates(raw[:, 0], raw[:, 1], tracks, self.evidence)
-            # The hard variant's a goes to 0 where there is no signal.
-            return shapes[0].clamp_min(BETA_FLOOR), shapes[1].clamp_min(BETA_FLOOR)
-        weight = F.softplus(self._track_weight())[:, None]
-        a = F.softplus(raw[:, 0]) + BETA_FLOOR + (weight * tracks.clamp_min(0)).sum(1)
-        b = F.softplus(raw[:, 1]) + BETA_FLOOR + (weight * (-tracks).clamp_min(0)).sum(1)
-        return a, b + F.softplus(self.track_offset).sum()
-
-    def _track_weight(self) -> Tensor:
-        if self.signal_complement is None:
-            return self.track_weight
-        return 0.5 * (self.track_weight + self.track_weight[self.signal_complement])
-
-
-class Readout(nn.Module):
-    """Scalar outputs from tokens, by a sum and by a small network.
-
-    The sum of gated contributions serves elements whose position means nothing. The
-    network reads means over bins of the distance to the TSS, and the tokens that a few
-    attention heads pick among those that the mask keeps. Covariates join the network.
-
-    Parameters
-    ----------
-    in_channels : int
-        Channels of the tokens.
-    n_outputs, n_covariates : int
-        Numbers of targets and of covariates.
-    n_tokens, resolution : int
-        Number of tokens, and bases a token stands for.
-    dropout : float
-        Dropout probability of the network, on its input and on its hidden layer.
-    both_directions : bool, default=False
-        Whether tokens are read from either end and the two readings averaged, so that the
-        outputs do not change where the tokens are reversed.
-    """
-
-    bins: Tensor
-
-    def __init__(
-        self,
-        in_channels: int,
-        n_outputs: int,
-        n_covariates: int,
-        *,
-        n_tokens: int,
-        resolution: int,
-        dropout: float,
-        both_directions: bool = False,
-    ) -> None:
-        super().__init__()
-        self.both_directions = both_directions
-        bin_channels = max(in_channels // 4, 1)
-        self.register_buffer("bins", distance_bins(n_tokens, resolution), persistent=False)
-        n_bins = self.bins.shape[1]
-        self.gate = nn.Conv1d(in_channels, n_outputs, 1)
-        self.value = nn.Conv1d(in_channels, n_outputs, 1)
-        self.to_bins = nn.Conv1d(in_channels, bin_channels, 1)
-        self.attention = nn.Conv1d(in_channels, _HEADS, 1)
-        n_inputs = n_bins * bin_channels + _HEADS * in_channels + n_covariates
-        self.network = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(n_inputs, in_channels),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(in_channels, n_outputs),
-        )
-        for parameter in self.value.parameters():
-            nn.init.zeros_(parameter)
-        # A sum over many tokens would learn faster than all else by as much.
-        self.sum_scale = (_SUMMED_TOKENS / n_tokens) ** 0.5
-
-    def forward(
-        self, h: Tensor, kept: Tensor, covariates: Tensor, *, exact: bool = False
-    ) -> Tensor:
-        """Map tokens to outputs.
-
-        Parameters
-        ----------
-        h : Tensor of shape (batch, in_channels, T)
-            Tokens.
-        kept : Tensor of shape (batch, T)
-            Share of each token's bases that the mask keeps.
-        covariates : Tensor of shape (batch, n_covariates)
-            Standardised covariates.
-        exact : bool, default=False
-            Whether outputs are the same to the last bit wherever in the batch a window
-            stands; for evaluation.
-
-        Returns
-        -------
-        Tensor of shape (batch, n_outputs)
-            In units of the standardised target.
-        """
-        outputs = self._read(h, kept, covariates, exact)
-        if self.both_directions:
-            outputs = 0.5 * (outputs + self._read(h.flip(2), kept.flip(1), covariates, exact))
-        return outputs
-
-    def _read(self, h: Tensor, kept: Tensor, covariates: Tensor, exact: bool) -> Tensor:
-        contributions = (torch.sigmoid(self.gate(h)) * self.value(h)).sum(dim=2) * self.sum_scale
-        weight = (self.attention(h) + torch.log(kept + _CLOSED).unsqueeze(1)).softmax(dim=2)
-        picked = weight @ h.transpose(1, 2)
-        parts = [(self.to_bins(h) @ self.bins).flatten(1), picked.flatten(1), covariates]
-        inputs = torch.cat(parts, dim=1)
-        if not exact:
-            return contributions + self.network(inputs)
-        # The order in which a matrix product sums depends on a row's place in the batch. In
-        # double precision that is lost in rounding, so that a window's prediction is the same
-        # to the last bit wherever it stands.
-        weights = {name: value.double() for name, value in self.network.named_parameters()}
-        read = functional_call(self.network, weights, (inputs.double(),))
-        return contributions + read.to(contributions.dtype)
-
-
-class Predictor(nn.Module):
-    """Predicts expression from what a mask keeps, and from nothing else of the window.
-
-    Parameters
-    ----------
-    backbone : nn.Module
-        Body with one channel more than the window: the mask, last.
-    readout : Readout
-        From tokens to outputs.
-    channels : tuple of int
-        Indices of the window's channels in the order in which the body reads them.
-    """
-
-    body_index: Tensor
-
-    def __init__(self, backbone: nn.Module, readout: Readout, channels: tuple[int, ...]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.readout = readout
-        self.resolution = cast(int, backbone.resolution)
-        self.register_buffer("body_index", torch.tensor(channels), persistent=False)
-
-    def forward(
-        self, x: Tensor, mask: Tensor, covariates: Tensor, *, exact: bool = False
-    ) -> Tensor:
-        """Predict ``(batch, n_outputs)`` from ``x * mask`` and the mask."""
-        m = mask.unsqueeze(1).to(x.dtype)
-        h = self.backbone(torch.cat([x[:, self.body_index] * m, m], dim=1))
-        kept = pool_to_tokens(m, self.resolution)[:, 0]
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            return self.readout(h.float(), kept.float(), covariates, exact=exact)
 
 
 class MaskedExpressionModel(nn.Module):

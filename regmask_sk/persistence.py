@@ -42,7 +42,9 @@ _CLASSES = {
     "SignalChannels": "regmask_sk.features",
     "WindowCache": "regmask_sk.features",
     "RegMaskRegressor": "regmask_sk.regressor",
+    "BackboneRegressor": "regmask_sk.baselines.backbone",
 }
+_REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
 _FITTED_NAME = re.compile(r"[a-z][a-z0-9_]*_")
 _STEP_KEYS = {"name", "class", "params", "fitted", "set_output"}
@@ -82,9 +84,9 @@ def save_model(
 
     Parameters
     ----------
-    model : RegMaskRegressor or Pipeline
-        Fitted. The steps of a pipeline are transformers of this package and, last, a
-        `RegMaskRegressor`.
+    model : regressor or Pipeline
+        Fitted: a `RegMaskRegressor`, or a rival that is a network. The steps of a pipeline are
+        transformers of this package and, last, such a regressor.
     path : path-like
         Folder to write. Its parent is made if need be.
     overwrite : bool, default=False
@@ -116,7 +118,7 @@ def save_model(
     >>> save_model(make_pipeline("passthrough"), "model")
     Traceback (most recent call last):
     ...
-    TypeError: model: its last step is 'passthrough'; a saved model is a RegMaskRegressor, ...
+    TypeError: model: its last step is 'passthrough'; a saved model is one of ...
     """
     folder = Path(path)
     check_target(folder, overwrite)
@@ -239,12 +241,13 @@ def describe_model(path: str | os.PathLike[str]) -> ModelDescription:
 def _steps_of(model: Any) -> list[tuple[str, Any]]:
     steps = list(model.steps) if isinstance(model, Pipeline) else [("model", model)]
     last = steps[-1][1]
-    if type(last).__name__ != "RegMaskRegressor":
+    if type(last).__name__ not in _REGRESSORS:
         found = repr(last) if isinstance(last, str) else type(last).__name__
         what = f"its last step is {found}" if isinstance(model, Pipeline) else f"it is a {found}"
         raise TypeError(
-            f"model: {what}; a saved model is a RegMaskRegressor, alone or as the last step of a "
-            "Pipeline of this package's transformers. Keep other estimators with joblib.dump."
+            f"model: {what}; a saved model is one of {', '.join(_REGRESSORS)}, alone or as the "
+            "last step of a Pipeline of this package's transformers. Keep other estimators with "
+            "joblib.dump."
         )
     return steps
 

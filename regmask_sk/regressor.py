@@ -12,20 +12,17 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import RegressorMixin, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
-from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray
-from regmask_sk._batches import WindowDataset
-from regmask_sk._fitting import MaskedFit, TrainingData
-from regmask_sk._parameters import check_parameters
+from regmask_sk._fitting import MaskedFit
 from regmask_sk._plan import Stage
 from regmask_sk.distributions import DistributionName
+from regmask_sk.generator import Evidence
 from regmask_sk.losses import Continuity
-from regmask_sk.masking import Evidence
 from regmask_sk.windows import Windows
 
 
@@ -42,7 +39,7 @@ class MaskMoments(NamedTuple):
     std: NDArray[np.float32]
 
 
-class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
+class RegMaskRegressor(TransformerMixin, MaskedFit):
     """Predict expression from the few bases of a window that drive it.
 
     A *generator* reads the window and gives every stretch of bases a gate (`resolution` and
@@ -304,85 +301,10 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
     def __sklearn_tags__(self) -> Tags:
         """Tell scikit-learn what the estimator can do."""
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.target_tags.single_output = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
     # -- fitting -------------------------------------------------------------------
-
-    def fit(
-        self,
-        X: Windows | ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> RegMaskRegressor:
-        """Learn the masks and the prediction.
-
-        Parameters
-        ----------
-        X : Windows, array of shape (n, channels, length) or of shape (n, length)
-            Windows; a 2-D array is read as one channel.
-        y : array of shape (n,) or (n, n_outputs)
-            Measured expression, in any unit (a log scale is usual).
-        sample_weight : array of shape (n,), optional
-            Non-negative weights.
-        groups : array of shape (n,), optional
-            Group of each row, in place of its chromosome, for the validation split.
-
-        Returns
-        -------
-        RegMaskRegressor
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, X or y is malformed, a covariate is missing,
-            or what every mask keeps (promoter window, open regions) exceeds `sparsity`.
-        FloatingPointError
-            If the loss becomes NaN or infinite.
-        """
-        goes_on = self.warm_start and hasattr(self, "net_")
-        data = self._begin(X, y, sample_weight, groups, reset=not goes_on)
-        if goes_on:
-            self._build_from_last(data.constant_loss)
-        else:
-            self._build(data.constant_loss)
-        self._train(data)
-        return self
-
-    def _begin(
-        self,
-        X: Windows | ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        groups: ArrayLike | None,
-        *,
-        reset: bool,
-    ) -> TrainingData:
-        """Check all that a fit is given, before any training."""
-        check_parameters(self)
-        windows = self._check_windows(X, reset=reset)
-        self._read_regions(windows)
-        return self._prepare(windows, y, sample_weight, groups, reset=reset)
-
-    def _train(self, data: TrainingData) -> None:
-        """Run the stages of the net's plan."""
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            self.net_.start()
-            with tqdm(
-                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
-                disable=not self.verbose,
-                unit="epoch",
-            ) as bar:
-                while not self.net_.finished:
-                    self._train_epoch(data)
-                    last = self.net_.history[-1]
-                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
-                    bar.update()
-            self.net_.calibrate(data.train)
 
     def _fit_next_budget(
         self,
@@ -404,65 +326,7 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         self.net_.settings = replace(self.net_.settings, start_share=last)
         self._train(data)
 
-    def partial_fit(
-        self,
-        X: Windows | ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> RegMaskRegressor:
-        """Train one epoch, the next one of the plan that ``fit`` would run.
-
-        Parameters
-        ----------
-        X, y, sample_weight, groups
-            As in :meth:`fit`. Standardisation is learned by the first call.
-
-        Returns
-        -------
-        RegMaskRegressor
-            The estimator after one more epoch.
-        """
-        check_parameters(self)
-        begun = hasattr(self, "net_")
-        windows = self._check_windows(X, reset=not begun)
-        if not begun:
-            self._read_regions(windows)
-        data = self._prepare(windows, y, sample_weight, groups, reset=not begun)
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            if not begun:
-                self._build(data.constant_loss)
-                self.net_.start()
-            self._train_epoch(data)
-            self.net_.calibrate(data.train)
-        return self
-
-    @property
-    def history_(self) -> pd.DataFrame:
-        """One row an epoch: losses, share kept, seconds."""
-        check_is_fitted(self, "net_")
-        columns = ["epoch", "stage", "train_loss", "valid_loss", "train_kept", "valid_kept", "dur"]
-        rows = [{key: row.get(key, np.nan) for key in columns} for row in self.net_.history]
-        return pd.DataFrame(rows, columns=columns).rename(columns={"dur": "seconds"})
-
     # -- reading the fitted estimator --------------------------------------------------
-
-    def predict(self, X: Windows | ArrayLike) -> NDArray[np.float64]:
-        """Predict expression under the estimator's own masks.
-
-        Parameters
-        ----------
-        X : Windows, array of shape (n, channels, length) or of shape (n, length)
-            Windows with the channels and the length of fit.
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, n_outputs)
-            In the unit of y.
-        """
-        check_is_fitted(self, "net_")
-        windows = self._check_windows(X, reset=False)
-        return self._to_target_unit([p for p, _ in self._read(windows)])
 
     @overload
     def transform(
@@ -609,60 +473,12 @@ class RegMaskRegressor(TransformerMixin, RegressorMixin, MaskedFit):
         offsets = np.arange(self.n_features_in_) - self.n_features_in_ // 2
         return np.array([f"tss{offset:+d}" for offset in offsets], dtype=object)
 
-    # -- saving without pickle -----------------------------------------------------------
-
-    def _get_state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Give what is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
-        check_is_fitted(self, "net_")
-        state = {name: getattr(self, name) for name in _STATE if hasattr(self, name)}
-        state["history"] = [
-            {key: value for key, value in row.items() if key != "batches"}
-            for row in self.net_.history
-        ]
-        return state, dict(self.net_.ready_module.state_dict())
-
-    def _set_state(self, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        """Rebuild the fitted estimator from what ``_get_state`` gave."""
-        unknown = sorted(set(state) - set(_STATE) - {"history"})
-        if unknown:
-            raise ValueError(f"RegMaskRegressor has no fitted attributes {unknown}")
-        for name, value in state.items():
-            if name != "history":
-                setattr(self, name, value)
-        check_parameters(self)
-        self._build(constant_loss=1.0)
-        self.net_.restore(tensors, state["history"])
+    def _read_predictions(self, X: WindowArray) -> Iterator[torch.Tensor]:
+        return (prediction for prediction, _ in self._read(X))
 
     def _read(
         self, X: WindowArray, masks: NDArray[Any] | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.net_.predict_batches(self._dataset(X, masks), self.mask)
-
-    def _dataset(self, X: WindowArray, masks: NDArray[Any] | None = None) -> WindowDataset:
-        covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
         # Masks that are given are taken as they are.
-        forced = self._forced(X) if masks is None else None
-        return WindowDataset(X, covariates, masks=masks, forced=forced)
-
-    def _to_target_unit(self, predictions: list[torch.Tensor]) -> NDArray[np.float64]:
-        standard = torch.cat(predictions).numpy().astype(np.float64)
-        values = standard * self.target_scale_ + self.target_mean_
-        return values[..., 0] if self._target_ndim == 1 else values
-
-
-# Fitted attributes that a saved model holds beside the tensors.
-_STATE = (
-    "channel_names_in_",
-    "n_channels_in_",
-    "n_features_in_",
-    "feature_names_in_",
-    "target_mean_",
-    "target_scale_",
-    "covariate_mean_",
-    "covariate_scale_",
-    "closed_regions_",
-    "open_regions_",
-    "_target_ndim",
-    "_seed",
-    "_channel_complement",
-)
+        given = {} if masks is None else {"masks": masks, "forced": None}
+        return self.net_.predict_batches(self._dataset(X, **given), self.mask)

@@ -34,7 +34,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from regmask_sk.baselines import BinnedSignalRegressor
+from regmask_sk.baselines import BackboneRegressor, BinnedSignalRegressor
 from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.regressor import RegMaskRegressor
@@ -55,10 +55,21 @@ CHECKED = RegMaskRegressor(
     random_state=0,
     device="cpu",
 )
+CHECKED_BACKBONE = BackboneRegressor(
+    d_model=8,
+    n_layers=1,
+    resolution=1,
+    dropout=0.0,
+    max_epochs=15,
+    learning_rate=0.02,
+    ema_decay=0.9,
+    random_state=0,
+    device="cpu",
+)
 
 
 def expected_to_fail(estimator: Any) -> dict[str, str]:
-    if not isinstance(estimator, RegMaskRegressor):
+    if isinstance(estimator, BinnedSignalRegressor):
         return {}
     return {
         "check_sample_weight_equivalence_on_dense_data": (
@@ -68,7 +79,8 @@ def expected_to_fail(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [CHECKED, BinnedSignalRegressor(bin_size=1)], expected_failed_checks=expected_to_fail
+    [CHECKED, CHECKED_BACKBONE, BinnedSignalRegressor(bin_size=1)],
+    expected_failed_checks=expected_to_fail,
 )
 def test_scikit_learn_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     with warnings.catch_warnings():

@@ -1,89 +1,29 @@
-"""The masked expression model: what its masks keep, and what its predictor can see."""
+"""The masked expression model: what its masks keep."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked_models import (
+    KINDS,
+    LENGTH,
+    PROMOTER,
+    RESOLUTION,
+    covariates,
+    make_model,
+    seeded,
+    window,
+)
 from torch import Tensor, nn
 
 from regmask_sk import _objectives
-from regmask_sk.backbones import make_backbone
-from regmask_sk.backbones.finer import Detail, FinerGrain
 from regmask_sk.distributions import DISTRIBUTIONS, HardConcrete
 from regmask_sk.losses import regression_loss
-from regmask_sk.masking import (
-    BETA_FLOOR,
-    Generator,
-    MaskedExpressionModel,
-    Predictor,
-    Readout,
-)
-
-LENGTH, RESOLUTION, PROMOTER = 100, 8, (45, 58)  # neither edge lies on a token's
-SEQUENCE, SIGNALS = (0, 1, 2, 3), (4, 5)
-KINDS: tuple[Any, ...] = ("soft", "hard", "topk")
-BODIES = ("conv", "codon")
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def window(batch: int, length: int = LENGTH, seed: int = 0) -> Tensor:
-    """One-hot bases and two tracks."""
-    rng = np.random.default_rng(seed)
-    x = np.zeros((batch, 6, length), np.float32)
-    np.put_along_axis(x, rng.integers(0, 4, (batch, 1, length)), 1.0, axis=1)
-    x[:, 4:] = rng.normal(size=(batch, 2, length))
-    return torch.from_numpy(x)
-
-
-def make_model(
-    *,
-    backbone: str = "conv",
-    distribution: Literal["relaxed_bernoulli", "beta"] = "relaxed_bernoulli",
-    length: int = LENGTH,
-    resolution: int = RESOLUTION,
-    mask_resolution: int | None = None,
-    promoter: tuple[int, int] = PROMOTER,
-    sparsity: float = 0.3,
-    n_covariates: int = 1,
-    n_outputs: int = 1,
-    spread: float = 0.3,
-) -> MaskedExpressionModel:
-    """A model all of whose weights are random: nothing is zero because it starts at zero."""
-    torch.manual_seed(0)
-    read = SEQUENCE if distribution == "beta" else SEQUENCE + SIGNALS
-    shape: dict[str, Any] = {
-        "d_model": 8, "n_layers": 1, "dropout": 0.0, "resolution": resolution
-    }  # fmt: skip
-    n_tokens = -(-length // resolution)
-    grain = mask_resolution or resolution
-    generator = Generator(
-        make_backbone(backbone, len(read) + 1, **shape),
-        body_channels=read,
-        signal_channels=SIGNALS,
-        n_gates=-(-length // grain),
-        distribution=distribution,
-        finer=FinerGrain(8, Detail(len(read) + 1, 8, grain), resolution // grain)
-        if grain < resolution
-        else None,
-    )
-    readout = Readout(
-        8, n_outputs, n_covariates, n_tokens=n_tokens, resolution=resolution, dropout=0.0
-    )
-    predictor = Predictor(make_backbone(backbone, 7, **shape), readout, SEQUENCE + SIGNALS)
-    model = MaskedExpressionModel(
-        generator, predictor, length=length, promoter=promoter, sparsity=sparsity
-    )
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=spread)
-    return model.eval()
+from regmask_sk.masking import MaskedExpressionModel
 
 
 def divisors(number: int) -> list[int]:
@@ -97,10 +37,6 @@ def draw_model(data: st.DataObject, length: int, resolution: int, **settings: An
     assert (model.resolution, model.n_tokens) == (resolution, -(-length // resolution))
     assert (model.mask_resolution, model.n_gates) == (grain, -(-length // grain))
     return model
-
-
-def covariates(batch: int, n: int = 1) -> Tensor:
-    return torch.linspace(-1, 1, batch * n).view(batch, n)
 
 
 # -- from gates to masks ---------------------------------------------------------------
@@ -309,59 +245,6 @@ def test_topk_of_a_sample_tells_clipped_gates_apart_by_their_means(end: float) -
     )
 
 
-# -- what the predictor sees -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("backbone", BODIES)
-def test_the_predictor_sees_nothing_of_a_closed_base(backbone: str) -> None:
-    predictor = make_model(backbone=backbone).predictor
-    x, other = window(4, seed=1), window(4, seed=2)
-    mask = (torch.rand(4, LENGTH, generator=seeded(0)) < 0.5).float()
-    closed = mask.unsqueeze(1) == 0
-    changed = torch.where(closed, 7.0 * other, x)
-    with torch.no_grad():
-        before, after = (predictor(each, mask, covariates(4)) for each in (x, changed))
-        elsewhere = predictor(torch.where(closed, x, other), mask, covariates(4))
-    assert torch.equal(before, after)
-    assert not torch.allclose(before, elsewhere)
-
-
-@pytest.mark.parametrize("backbone", BODIES)
-def test_no_gradient_comes_back_to_a_closed_base(backbone: str) -> None:
-    predictor = make_model(backbone=backbone).predictor
-    x = window(4).requires_grad_()
-    mask = torch.zeros(4, LENGTH)
-    mask[:, 30:70] = 1.0
-    predictor(x, mask, covariates(4)).sum().backward()
-    assert x.grad is not None
-    assert (x.grad[:, :, :30] == 0).all()
-    assert (x.grad[:, :, 70:] == 0).all()
-    assert (x.grad[:, :, 30:70] != 0).any()
-
-
-@pytest.mark.parametrize("backbone", BODIES)
-def test_the_predictor_tells_closed_from_absent(backbone: str) -> None:
-    predictor = make_model(backbone=backbone).predictor
-    x = window(3)
-    x[:, :, 20:60] = 0.0  # no bases, no signal: off the chromosome, or N
-    closed = torch.ones(3, LENGTH)
-    closed[:, 20:60] = 0.0
-    with torch.no_grad():
-        absent = predictor(x, torch.ones(3, LENGTH), covariates(3))
-        hidden = predictor(x, closed, covariates(3))
-    assert ((absent - hidden).abs() > 1e-4).all()
-
-
-@pytest.mark.parametrize("backbone", BODIES)
-def test_under_a_closed_mask_only_covariates_count(backbone: str) -> None:
-    predictor = make_model(backbone=backbone).predictor
-    with torch.no_grad():
-        same = predictor(window(4), torch.zeros(4, LENGTH), torch.ones(4, 1))
-        differ = predictor(window(4), torch.zeros(4, LENGTH), covariates(4))
-    assert len(same.unique()) == 1
-    assert len(differ.unique()) == 4
-
-
 def test_a_given_mask_takes_the_place_of_the_models_own() -> None:
     model, x = make_model(), window(3)
     given_mask = torch.rand(3, LENGTH, generator=seeded(0))
@@ -377,9 +260,6 @@ def test_a_given_mask_takes_the_place_of_the_models_own() -> None:
 def test_several_outputs_and_no_covariates() -> None:
     model = make_model(n_outputs=3, n_covariates=0)
     assert model(window(4), torch.zeros(4, 0)).prediction.shape == (4, 3)
-
-
-# -- gradients to the masks ------------------------------------------------------------
 
 
 def head_gradients(model: MaskedExpressionModel, loss: Tensor) -> dict[str, Tensor]:
@@ -431,140 +311,3 @@ def test_joint_prediction_loss_moves_the_head_of_an_untrained_model(kind: Any) -
     gradients = head_gradients(model, loss)
     assert gradients["head.weight"].abs().max() > 0
     assert gradients["head.bias"].abs().min() > 0
-
-
-@pytest.mark.parametrize("grain", [1, RESOLUTION])
-@pytest.mark.parametrize("backbone", BODIES)
-@pytest.mark.parametrize("distribution", ["relaxed_bernoulli", "beta"])
-def test_the_prediction_reaches_every_parameter_of_the_generator(
-    distribution: Any, backbone: str, grain: int
-) -> None:
-    model = make_model(distribution=distribution, backbone=backbone, mask_resolution=grain)
-    x = window(8)
-    if distribution == "beta":
-        outcome = _objectives.joint_outcome(
-            model,
-            x,
-            covariates(8),
-            kind="hard",
-            kl_weight=0.0,
-            prior_mean=0.1,
-            prior_concentration=10.0,
-        )
-        predicted = outcome.predictions[0]
-    else:
-        gates = model.generator(x).sample()
-        predicted = model.predictor(x, model.expand(gates), covariates(8))
-    predicted.square().sum().backward()
-    without = [
-        name
-        for name, parameter in model.generator.named_parameters()
-        if parameter.grad is None or not parameter.grad.abs().sum()
-    ]
-    # The bias that all three phases share falls out of the softmax over them, and the
-    # tracks' offset belongs to Beta gates.
-    allowed = {"backbone.phase.bias"}
-    assert set(without) <= allowed | ({"track_offset"} if distribution != "beta" else set())
-
-
-# -- the distribution of the gates -----------------------------------------------------
-
-
-def test_beta_parameters_stay_above_the_floor() -> None:
-    model = make_model(distribution="beta")
-    with torch.no_grad():
-        model.generator.head.bias.fill_(-200.0)
-        model.generator.track_weight.fill_(-200.0)
-        model.generator.track_offset.fill_(-200.0)
-        gates = model.generator(window(3))
-    assert gates.a.min() >= BETA_FLOOR * (1 - 1e-6)
-    assert gates.b.min() >= BETA_FLOOR * (1 - 1e-6)
-
-
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_gates_are_float32_under_bfloat16_autocast(distribution: Any) -> None:
-    model = make_model(distribution=distribution)
-    with torch.autocast("cpu", torch.bfloat16):
-        gates = model.generator(window(3))
-        output = model(window(3), covariates(3))
-        outcome = _objectives.joint_outcome(
-            model,
-            window(3),
-            covariates(3),
-            kind="hard",
-            kl_weight=1.0,
-            prior_mean=0.1,
-            prior_concentration=10.0,
-        )
-        parts = (gates.mean, gates.sample(), gates.std, outcome.penalty)
-    for tensor in (*parts, output.mask, output.prediction):
-        assert tensor.dtype == torch.float32
-        assert torch.isfinite(tensor).all()
-
-
-def token_means(track: Tensor) -> Tensor:
-    return torch.stack([part.mean(dim=-1) for part in track.split(RESOLUTION, dim=-1)], dim=-1)
-
-
-def test_beta_gates_are_the_product_of_the_bodys_and_the_tracks_densities() -> None:
-    """Proposition 2 of Su et al.: parameters add up, less one a factor."""
-    model = make_model(distribution="beta")
-    x = window(2)
-    silent = x.clone()
-    silent[:, 4:] = 0.0
-    softplus = nn.functional.softplus
-    with torch.no_grad():
-        gates = model.generator(x)
-        a, b = gates.a, gates.b
-        offset = softplus(model.generator.track_offset).sum()
-        alone = model.generator(silent)  # what the body says, and the tracks' offset
-        body_a, body_b = alone.a, alone.b - offset
-        log_density: Tensor = torch.zeros(2, model.n_gates, 9)
-        z = torch.linspace(0.1, 0.9, 9)
-        log_density += torch.distributions.Beta(body_a[..., None], body_b[..., None]).log_prob(z)
-        for number, channel in enumerate(SIGNALS):
-            weight = softplus(model.generator.track_weight[number])
-            own_offset = softplus(model.generator.track_offset[number])
-            signal = token_means(x[:, channel])
-            a2 = 1 + weight * signal.clamp_min(0)
-            b2 = 1 + weight * (-signal).clamp_min(0) + own_offset
-            log_density += torch.distributions.Beta(a2[..., None], b2[..., None]).log_prob(z)
-        ours = torch.distributions.Beta(a[..., None], b[..., None]).log_prob(z)
-    # Two normalised densities that are proportional differ by a constant in the logarithm.
-    difference = ours - log_density
-    torch.testing.assert_close(
-        difference, difference[..., :1].expand_as(difference), rtol=1e-3, atol=1e-3
-    )
-
-
-def test_a_positive_track_opens_beta_gates_and_a_negative_one_closes_them() -> None:
-    model = make_model(distribution="beta")
-    x = window(2)
-    x[:, 4:] = 0.0
-    with torch.no_grad():
-        neutral = model.openness(x)
-        x[:, 4] = 3.0
-        opened = model.openness(x)
-        x[:, 4] = -3.0
-        closed = model.openness(x)
-    assert (opened > neutral).all()
-    assert (closed < neutral).all()
-
-
-def test_openness_of_beta_gates_is_the_log_odds_of_their_mean() -> None:
-    model = make_model(distribution="beta")
-    with torch.no_grad():
-        gates = model.generator(window(2))
-        mean = gates.a / (gates.a + gates.b)
-        torch.testing.assert_close(torch.sigmoid(model.openness(window(2))), mean)
-
-
-def test_the_generator_starts_from_the_predictors_body_where_they_are_alike() -> None:
-    model = make_model()
-    model.start_generator()
-    ours, theirs = (part.backbone.state_dict() for part in (model.generator, model.predictor))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    joint = make_model(distribution="beta")
-    before = {name: value.clone() for name, value in joint.generator.state_dict().items()}
-    joint.start_generator()
-    assert all(torch.equal(before[name], v) for name, v in joint.generator.state_dict().items())

@@ -15,8 +15,10 @@ from regmask_sk._model import build_model
 from regmask_sk._objectives import LEAK, Outcome, annealed_budget, open_share
 from regmask_sk.backbones import BACKBONES, make_backbone
 from regmask_sk.distributions import DISTRIBUTIONS
+from regmask_sk.generator import Generator
 from regmask_sk.losses import continuity_penalty, transition_penalty
-from regmask_sk.masking import Generator, MaskedExpressionModel, Predictor, Readout
+from regmask_sk.masking import MaskedExpressionModel
+from regmask_sk.predictor import Predictor, Readout
 
 LENGTH, RESOLUTION, PROMOTER = 64, 4, (30, 36)
 JOINT: dict[str, Any] = {"prior_mean": 0.1, "prior_concentration": 10.0}

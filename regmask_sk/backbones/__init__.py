@@ -22,7 +22,7 @@ from torch import nn
 from regmask_sk.backbones.caduceus import CaduceusBackbone
 from regmask_sk.backbones.codon import CodonBackbone
 from regmask_sk.backbones.conv import ConvBackbone
-from regmask_sk.backbones.hyena import HyenaBackbone
+from regmask_sk.backbones.hyena import CausalHyenaBackbone, HyenaBackbone
 from regmask_sk.backbones.mamba import MambaBackbone
 from regmask_sk.backbones.transformer import TransformerBackbone
 
@@ -32,6 +32,7 @@ BACKBONES: dict[str, type[nn.Module]] = {
     "codon": CodonBackbone,
     "conv": ConvBackbone,
     "hyena": HyenaBackbone,
+    "hyena-causal": CausalHyenaBackbone,
     "mamba": MambaBackbone,
     "transformer": TransformerBackbone,
 }
@@ -130,6 +131,7 @@ def _can_checkpoint(backbone: type[nn.Module]) -> bool:
 __all__ = [
     "BACKBONES",
     "CaduceusBackbone",
+    "CausalHyenaBackbone",
     "CodonBackbone",
     "ConvBackbone",
     "HyenaBackbone",

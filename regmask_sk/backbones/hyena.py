@@ -383,3 +383,44 @@ class HyenaBackbone(nn.Module):
             else:
                 h = layer(h)
         return self.norm(h.transpose(1, 2))
+
+
+class CausalHyenaBackbone(HyenaBackbone):
+    """:class:`HyenaBackbone` with ``causal=True``, as published.
+
+    A token sees what lies to its left; one in the middle of a window never sees the right half.
+
+    Parameters
+    ----------
+    in_channels, d_model, n_layers, dropout, resolution, checkpointing, max_length
+        As in :class:`HyenaBackbone`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> body = CausalHyenaBackbone(5, d_model=8, n_layers=2, resolution=1)
+    >>> body(torch.zeros(2, 5, 20)).shape
+    torch.Size([2, 8, 20])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        d_model: int = 64,
+        n_layers: int = 4,
+        dropout: float = 0.1,
+        resolution: int = 16,
+        checkpointing: bool = False,
+        max_length: int = 200_000,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            d_model=d_model,
+            n_layers=n_layers,
+            dropout=dropout,
+            resolution=resolution,
+            checkpointing=checkpointing,
+            causal=True,
+            max_length=max_length,
+        )

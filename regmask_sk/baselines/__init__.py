@@ -1,7 +1,8 @@
-"""Regressors without a mask, to compare RegMask with; one a file."""
+"""Rivals to compare RegMask with; one a file."""
 
 from __future__ import annotations
 
+from regmask_sk.baselines.backbone import BackboneRegressor
 from regmask_sk.baselines.binned_signal import BinnedSignalRegressor
 
-__all__ = ["BinnedSignalRegressor"]
+__all__ = ["BackboneRegressor", "BinnedSignalRegressor"]

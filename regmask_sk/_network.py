@@ -1,0 +1,430 @@
+"""Base of the estimators that train a network on windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
+from regmask_sk._batches import WindowDataset
+from regmask_sk._net import WindowNet
+from regmask_sk._parameters import check_parameters
+from regmask_sk._plan import Stage
+from regmask_sk.backbones.mamba import SelectiveStateSpace
+from regmask_sk.losses import RegressionLoss, regression_loss
+from regmask_sk.ops.selective_scan import scan_backend
+from regmask_sk.windows import Windows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class TrainingData:
+    """Training and validation rows of a fit."""
+
+    def __init__(
+        self, train: WindowDataset, valid: WindowDataset | None, loss: RegressionLoss
+    ) -> None:
+        self.train = train
+        self.valid = valid
+        self.loss = loss
+
+    @property
+    def constant_loss(self) -> float:
+        """Loss of predicting the training rows' mean for those that are judged."""
+        judged = self.train if self.valid is None else self.valid
+        target, weight = torch.from_numpy(judged.y), torch.from_numpy(judged.weight)
+        return regression_loss(torch.zeros_like(target), target, weight, loss=self.loss).item()
+
+
+class NetworkRegressor(RegressorMixin, WindowEstimator):
+    """Base of regressors whose model is a torch network, trained through skorch.
+
+    It standardises targets and covariates on the training rows, holds out whole chromosomes,
+    trains, and reads the network back. A regressor makes its network in
+    :meth:`_make_module` and says in :meth:`_make_net` how that is trained. Parameters are those
+    of ``RegMaskRegressor`` with the same names.
+    """
+
+    covariates: Sequence[str]
+    reverse_complement: Literal["none", "augment", "ph", "ps"]
+    loss: Literal["squared_error", "huber"]
+    max_epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    validation_chroms: Sequence[str] | None
+    validation_fraction: float
+    warm_start: bool
+    n_workers: int
+    device: str
+    amp: bool | Literal["auto"]
+    random_state: int | np.random.RandomState | None
+    verbose: int
+
+    net_: WindowNet
+    _seed: int
+    _target_ndim: int
+
+    #: Fitted attributes that a saved model holds beside the tensors.
+    _kept_attributes: ClassVar[tuple[str, ...]] = (
+        "channel_names_in_",
+        "n_channels_in_",
+        "n_features_in_",
+        "feature_names_in_",
+        "target_mean_",
+        "target_scale_",
+        "covariate_mean_",
+        "covariate_scale_",
+        "_target_ndim",
+        "_seed",
+        "_channel_complement",
+    )
+    #: Parameters on which the shape of the network depends.
+    _shape_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Columns of ``history_``, and what skorch calls them.
+    _history_columns: ClassVar[dict[str, str]] = {
+        "epoch": "epoch",
+        "stage": "stage",
+        "train_loss": "train_loss",
+        "valid_loss": "valid_loss",
+        "dur": "seconds",
+    }
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn what the estimator can do."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags
+
+    # -- what a regressor defines ------------------------------------------------------
+
+    def _make_module(self, n_outputs: int) -> nn.Module:
+        """Build the torch model for the shapes that X has."""
+        raise NotImplementedError
+
+    def _make_net(
+        self, module: nn.Module, settings: dict[str, Any], plan: tuple[Stage, ...] | None
+    ) -> WindowNet:
+        """Build the net that trains the module, from the settings that every net has."""
+        raise NotImplementedError
+
+    def _note_windows(self, X: WindowArray) -> None:
+        """Note what the estimator needs to know of X beside its shape, once a fit."""
+
+    def _dataset_options(self, X: WindowArray) -> dict[str, Any]:
+        """Options of the datasets of a fit and of a prediction."""
+        return {}
+
+    def _check_training_rows(self, train: WindowDataset) -> None:
+        """Refuse training rows with which the parameters do not go, before any training."""
+
+    def _end_training(self, data: TrainingData) -> None:
+        """Do what follows the last epoch."""
+
+    def _read_predictions(self, X: WindowArray) -> Iterator[Tensor]:
+        """Predictions in units of the standardised target, batch by batch."""
+        raise NotImplementedError
+
+    # -- fitting -------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Windows | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows; a 2-D array is read as one channel.
+        y : array of shape (n,) or (n, n_outputs)
+            Measured expression, in any unit (a log scale is usual).
+        sample_weight : array of shape (n,), optional
+            Non-negative weights.
+        groups : array of shape (n,), optional
+            Group of each row, in place of its chromosome, for the validation split.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, X or y is malformed, or a covariate is missing.
+        FloatingPointError
+            If the loss becomes NaN or infinite.
+        """
+        goes_on = self.warm_start and hasattr(self, "net_")
+        data = self._begin(X, y, sample_weight, groups, reset=not goes_on)
+        if goes_on:
+            self._build_from_last(data.constant_loss)
+        else:
+            self._build(data.constant_loss)
+        self._train(data)
+        return self
+
+    def partial_fit(
+        self,
+        X: Windows | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Train one epoch, the next one of the plan that ``fit`` would run.
+
+        Parameters
+        ----------
+        X, y, sample_weight, groups
+            As in :meth:`fit`. Standardisation is learned by the first call.
+
+        Returns
+        -------
+        self
+            The estimator after one more epoch.
+        """
+        begun = hasattr(self, "net_")
+        data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            if not begun:
+                self._build(data.constant_loss)
+                self.net_.start()
+            self._train_epoch(data)
+            self._end_training(data)
+        return self
+
+    def _begin(
+        self,
+        X: Windows | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+        *,
+        reset: bool,
+        note: bool = True,
+    ) -> TrainingData:
+        """Check all that a fit is given, before any training."""
+        check_parameters(self)
+        windows = self._check_windows(X, reset=reset)
+        if note:
+            self._note_windows(windows)
+        return self._prepare(windows, y, sample_weight, groups, reset=reset)
+
+    def _prepare(
+        self,
+        X: WindowArray,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        groups: ArrayLike | None,
+        *,
+        reset: bool,
+    ) -> TrainingData:
+        """Standardise and split what a fit is given."""
+        targets = self._check_targets(X, y)
+        weight = self._check_weights(X, sample_weight)
+        covariates = self._covariate_table(X, self.covariates)
+        # One seed for all calls: another split would train on the rows that judge.
+        seed = (
+            int(check_random_state(self.random_state).randint(2**31 - 1)) if reset else self._seed
+        )
+        train, valid = self._split_validation(
+            X,
+            validation_chroms=self.validation_chroms,
+            validation_fraction=self.validation_fraction,
+            groups=groups,
+            seed=seed,
+        )
+        if reset:
+            self._seed = seed
+            self._target_ndim = np.asarray(y).ndim
+            if not weight[train].any():
+                raise ValueError(
+                    "sample_weight is 0 for all the training rows; the others are held out for "
+                    "validation. Hold out others, or set validation_fraction=0."
+                )
+            self.target_mean_ = np.average(targets[train], axis=0, weights=weight[train])
+            self.target_scale_ = _scale(targets[train], weight[train])
+            self.covariate_mean_ = covariates[train].mean(axis=0)
+            self.covariate_scale_ = _scale(covariates[train])
+        elif targets.shape[1] != len(self.target_mean_):
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs, but the first call of partial_fit had "
+                f"{len(self.target_mean_)}."
+            )
+        standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
+        known = self._standard_covariates(covariates)
+        augmented = self.reverse_complement in ("augment", "ph")
+        complement = self._complement(X) if self.reverse_complement != "none" else None
+        self._channel_complement = complement
+        parts = []
+        for rows, augment in ((train, True), (valid, False)):
+            parts.append(
+                WindowDataset(
+                    X[rows],
+                    known[rows],
+                    standard[rows],
+                    weight[rows],
+                    augment=augment,
+                    complement=complement if augmented else None,
+                    **self._dataset_options(X),
+                )
+            )
+        self._check_training_rows(parts[0])
+        return TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
+
+    def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
+        return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
+
+    def _build(self, constant_loss: float, plan: tuple[Stage, ...] | None = None) -> None:
+        """Make the torch model and its net for the shapes that X has."""
+        self.device_ = resolve_device(self.device)
+        self._epochs_done = 0
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            torch.manual_seed(self._seed)
+            module = self._make_module(n_outputs=len(self.target_mean_))
+        scans = any(isinstance(part, SelectiveStateSpace) for part in module.modules())
+        self.scan_backend_ = scan_backend(self.device_) if scans else None
+        self.net_ = self._make_net(module, self._settings(constant_loss), plan)
+
+    def _build_from_last(self, constant_loss: float, plan: tuple[Stage, ...] | None = None) -> None:
+        """Make a new net that has the weights and the history of the last one."""
+        last, epochs_done = self.net_, self._epochs_done
+        self._build(constant_loss, plan)
+        try:
+            self.net_.take_over(last.ready_module.state_dict(), list(last.history))
+        except RuntimeError as error:
+            self.net_ = last
+            *most, final = self._shape_parameters
+            raise ValueError(
+                "warm_start=True goes on from the weights of the last fit, but with the present "
+                f"parameters the model has another shape. Put {', '.join(most)} and {final} "
+                "back, or set warm_start=False."
+            ) from error
+        self._epochs_done = epochs_done
+
+    def _settings(self, constant_loss: float) -> dict[str, Any]:
+        """Give the settings that every net has; see :class:`regmask_sk._plan.Settings`."""
+        return {
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "gradient_clip": self.gradient_clip,
+            "ema_decay": self.ema_decay,
+            "patience": self.patience,
+            "constant_loss": constant_loss,
+            "amp": self.device_.startswith("cuda") if self.amp == "auto" else bool(self.amp),
+        }
+
+    def _train(self, data: TrainingData) -> None:
+        """Run the stages of the net's plan."""
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            self.net_.start()
+            with tqdm(
+                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+                disable=not self.verbose,
+                unit="epoch",
+            ) as bar:
+                while not self.net_.finished:
+                    self._train_epoch(data)
+                    last = self.net_.history[-1]
+                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
+                    bar.update()
+            self._end_training(data)
+
+    def _train_epoch(self, data: TrainingData) -> None:
+        """One epoch with random numbers of its own, so that fit and partial_fit agree."""
+        torch.manual_seed(self._seed + self._epochs_done)
+        self.net_.train_epoch(data.train, data.valid)
+        self._epochs_done += 1
+
+    def _cuda_devices(self) -> list[int]:
+        return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+
+    @property
+    def history_(self) -> pd.DataFrame:
+        """One row an epoch: stage, losses, seconds, and what else the training notes."""
+        check_is_fitted(self, "net_")
+        names = self._history_columns
+        rows = [{key: row.get(key, np.nan) for key in names} for row in self.net_.history]
+        return pd.DataFrame(rows, columns=list(names)).rename(columns=names)
+
+    # -- reading the fitted estimator --------------------------------------------------
+
+    def predict(self, X: Windows | ArrayLike) -> NDArray[np.float64]:
+        """Predict expression.
+
+        Parameters
+        ----------
+        X : Windows, array of shape (n, channels, length) or of shape (n, length)
+            Windows with the channels and the length of fit.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_outputs)
+            In the unit of y.
+        """
+        check_is_fitted(self, "net_")
+        windows = self._check_windows(X, reset=False)
+        return self._to_target_unit(list(self._read_predictions(windows)))
+
+    def _dataset(self, X: WindowArray, **options: Any) -> WindowDataset:
+        """Rows to predict."""
+        covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
+        return WindowDataset(X, covariates, **{**self._dataset_options(X), **options})
+
+    def _to_target_unit(self, predictions: list[Tensor]) -> NDArray[np.float64]:
+        standard = torch.cat(predictions).numpy().astype(np.float64)
+        values = standard * self.target_scale_ + self.target_mean_
+        return values[..., 0] if self._target_ndim == 1 else values
+
+    # -- saving without pickle -----------------------------------------------------------
+
+    def _get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Give what is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
+        check_is_fitted(self, "net_")
+        state = {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
+        state["history"] = [
+            {key: value for key, value in row.items() if key != "batches"}
+            for row in self.net_.history
+        ]
+        return state, dict(self.net_.ready_module.state_dict())
+
+    def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Rebuild the fitted estimator from what ``_get_state`` gave."""
+        unknown = sorted(set(state) - set(self._kept_attributes) - {"history"})
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no fitted attributes {unknown}")
+        for name, value in state.items():
+            if name != "history":
+                setattr(self, name, value)
+        check_parameters(self)
+        self._build(constant_loss=1.0)
+        self.net_.restore(tensors, state["history"])
+
+
+def _scale(values: NDArray[np.float64], weight: NDArray | None = None) -> NDArray[np.float64]:
+    """Take the standard deviation of each column, 1 where it is 0 but for rounding."""
+    share = np.ones(len(values)) if weight is None else weight.astype(np.float64)
+    share /= share.sum()
+    mean = share @ values
+    scale = np.sqrt(share @ np.square(values - mean))
+    return np.where(scale > 1e-12 * np.abs(mean), scale, 1.0)
