@@ -6,6 +6,8 @@ each body and each grain asked for runs, each in a process of its own,
 - ``train``: one step of each of the three stages of training, one window a step: the predictor
   alone, the generator against the predictor, and both together;
 - ``predict`` and ``transform`` of two windows, with the trained model as it was saved;
+- ``open`` and ``tenth``: ``predict_masked`` under a mask that keeps all, and under one that keeps
+  a tenth of the bases, in 20 stretches;
 - ``export``: their masks to a bigWig and their elements to a BED file.
 
 Peak memory is that of the process, with Python and the libraries in it (0.4 GiB). Seconds are
@@ -30,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -49,7 +52,7 @@ from regmask_sk.backbones import BACKBONES
 
 WITHOUT_CHECKPOINTING = ("conv", "codon")
 WARM_UP = 4_096  # bp
-TASKS = ("train", "predict", "transform", "export")
+TASKS = ("train", "predict", "transform", "open", "tenth", "export")
 TARGETS = {"train": 10.0}  # GiB; 4 for all that follows training
 
 
@@ -105,9 +108,13 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         return result
     pipeline = load_model(saved)
     model, windows = pipeline[-1], pipeline[:-1].transform(loci)
+    tenth = np.zeros((20, windows.length // 20))
+    tenth[:, : windows.length // 200] = 1.0
     tasks: dict[str, Callable[[], Any]] = {
         "predict": lambda: model.predict(windows),
         "transform": lambda: model.transform(windows),
+        "open": lambda: model.predict_masked(windows, np.ones(windows.length)),
+        "tenth": lambda: model.predict_masked(windows, np.resize(tenth, windows.length)),
         "export": lambda: export_masks(
             model, windows, bigwig=folder / "masks.bw", bed=folder / "elements.bed", overwrite=True
         ),

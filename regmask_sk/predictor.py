@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from regmask_sk.backbones.conv import ConvBackbone
+from regmask_sk.backbones.kept import can_read_kept, read_kept
 from regmask_sk.ops.tokens import distance_bins, pool_to_tokens
 
 _HEADS = 4  # attention heads of the readout
@@ -170,7 +172,12 @@ class Predictor(nn.Module):
     ) -> Tensor:
         """Predict ``(batch, n_outputs)`` from ``x * mask`` and the mask."""
         m = mask.unsqueeze(1).to(x.dtype)
-        h = self.backbone(torch.cat([x[:, self.body_index] * m, m], dim=1))
+        masked = torch.cat([x[:, self.body_index] * m, m], dim=1)
+        n_tokens = -(-x.shape[2] // self.resolution)
+        if not torch.is_grad_enabled() and can_read_kept(self.backbone, n_tokens):
+            h = read_kept(cast(ConvBackbone, self.backbone), masked)
+        else:
+            h = self.backbone(masked)
         kept = pool_to_tokens(m, self.resolution)[:, 0]
         with torch.autocast(device_type=x.device.type, enabled=False):
             return self.readout(h.float(), kept.float(), covariates, exact=exact)

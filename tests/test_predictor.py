@@ -6,6 +6,8 @@ import pytest
 import torch
 from masked_models import BODIES, LENGTH, covariates, make_model, seeded, window
 
+from regmask_sk import predictor
+
 
 @pytest.mark.parametrize("backbone", BODIES)
 def test_the_predictor_sees_nothing_of_a_closed_base(backbone: str) -> None:
@@ -55,3 +57,15 @@ def test_under_a_closed_mask_only_covariates_count(backbone: str) -> None:
         differ = predictor(window(4), torch.zeros(4, LENGTH), covariates(4))
     assert len(same.unique()) == 1
     assert len(differ.unique()) == 4
+
+
+def test_long_hard_masks_are_read_where_they_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(length=4096, resolution=4)
+    x, mask = window(2, 4096), torch.zeros(2, 4096)
+    mask[0, 1000:1100], mask[1, 2000:2050] = 1.0, 1.0
+    with torch.no_grad():
+        kept = model.predict(x, mask, covariates(2))
+        assert predictor.can_read_kept(model.predictor.backbone, model.n_tokens)
+        monkeypatch.setattr(predictor, "can_read_kept", lambda *_: False)
+        torch.testing.assert_close(kept, model.predict(x, mask, covariates(2)))
+        assert not torch.equal(kept, model.predict(x, torch.ones(2, 4096), covariates(2)))
