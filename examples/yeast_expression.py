@@ -79,6 +79,7 @@ def make_pipeline(data: Path, seed: int, verbose: int = 0) -> Pipeline:
                     max_epochs=12,
                     generator_epochs=3,
                     finetune_epochs=4,
+                    continuity_weight=0.5,
                     weight_decay=0.1,
                     validation_chroms=VALIDATION_CHROMS,
                     random_state=seed,
