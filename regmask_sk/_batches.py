@@ -174,7 +174,9 @@ class WindowDataset(Dataset[Batch]):
         if isinstance(self.x, Windows):
             jitter = self.x.jitter if self.augment else 0
             shifts = torch.randint(-jitter, jitter + 1, (len(rows),)).tolist()
-            x = np.stack([self.x.read(i, shift) for i, shift in zip(rows, shifts, strict=True)])
+            x = np.empty((len(rows), *self.x.shape[1:]), np.float32)
+            for out, row, shift in zip(x, rows, shifts, strict=True):
+                self.x.read(row, shift, out=out)
             if self.forced is not None:
                 forced = forced_bases(self.x, self.forced, rows, shifts)
         else:

@@ -83,6 +83,22 @@ def test_codon_counts_against_a_loop(sequences: list[str], resolution: int) -> N
         np.testing.assert_allclose(ours.numpy(), naive, rtol=1e-6)
 
 
+@pytest.mark.parametrize("resolution", [1, 2, 3, 16, 50])
+def test_compiled_and_plain_counts_are_the_same_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, resolution: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 101, generator=generator)
+    x[:, :, 40:44] = 0.0
+    x[1] = -x[1].abs()
+    x[2, :, ::7] = 0.5  # the first of equal values is the base
+    compiled = codon_counts(x, resolution)
+    assert compiled[1].sum() > 0
+    monkeypatch.setenv("REGMASK_SCAN_BACKEND", "torch")
+    for found, plain in zip(compiled, codon_counts(x, resolution), strict=True):
+        assert torch.equal(found, plain)
+
+
 def all_counts(sequence: torch.Tensor, resolution: int) -> torch.Tensor:
     inside, across = codon_counts(sequence, resolution)
     return inside + across

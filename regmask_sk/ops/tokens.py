@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from regmask_sk.ops.selective_scan import scan_backend
+
 N_PHASES = 3
 N_CODONS = 64
 _FIRST_BIN = 64.0  # bp: width of the readout's bins next to the TSS
@@ -57,6 +59,12 @@ def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     batch, _, length = sequence.shape
     n_tokens = -(-length // resolution)
     device = sequence.device
+    share = N_PHASES / resolution  # of the codons of one phase in a token
+    if scan_backend(device, sequence.dtype) == "numba":
+        from regmask_sk.ops import _codons_numba
+
+        inside, across = _codons_numba.counts(sequence, resolution)
+        return inside.to(sequence.dtype) * share, across.to(sequence.dtype) * share
     base, known = (F.pad(t, (0, 2)) for t in _largest(sequence))
     codon = 16 * base[:, :-2] + 4 * base[:, 1:-1] + base[:, 2:]
     counted = known[:, :-2] & known[:, 1:-1] & known[:, 2:]
@@ -69,7 +77,7 @@ def codon_counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     size = batch * 2 * N_PHASES * n_tokens * (N_CODONS + 1)
     table = torch.bincount(index.flatten(), minlength=size)
     table = table.view(batch, 2, N_PHASES, n_tokens, N_CODONS + 1)[..., :N_CODONS]
-    shares = table.transpose(3, 4).to(sequence.dtype) * (N_PHASES / resolution)
+    shares = table.transpose(3, 4).to(sequence.dtype) * share
     return shares[:, 0], shares[:, 1]
 
 
