@@ -208,7 +208,7 @@ class WindowEstimator(BaseEstimator):
                 f"all {len(rows)} training rows lie on one chromosome, so none is held out for "
                 "validation and early stopping is off. Set validation_fraction=0 to say so.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return rows, rows[:0]
         grouped = GroupShuffleSplit(1, test_size=validation_fraction, random_state=seed)
