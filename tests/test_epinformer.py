@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regmask_sk._batches import Placement, Reading, WindowDataset
@@ -73,6 +74,37 @@ def test_defaults_of_the_estimator_are_the_published_network() -> None:
     assert n_parameters(model._make_module(1)) == 447_341
     model.set_params(element_features=())
     assert n_parameters(model._make_module(1)) == 447_149
+
+
+def test_a_frame_passes_the_published_chain_of_convolutions() -> None:
+    encoder = network(n_filters=16).encoder
+    for values in encoder.state_dict().values():
+        if values.dim() == 1:  # normalisations that do something
+            nn.init.uniform_(values, 0.5, 1.5)
+    weights = encoder.state_dict()
+
+    def step(h: Tensor, name: str, **options: Any) -> Tensor:
+        h = F.conv1d(h, weights[f"{name}.0.weight"], weights[f"{name}.0.bias"], **options)
+        mean, var, scale, shift = (
+            weights[f"{name}.1.{part}"][:, None]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.elu((h - mean) / (var + 1e-5).sqrt() * scale + shift)
+
+    frames = gene(2, 2)["frames"].flatten(0, 1)
+    with torch.no_grad():
+        h = F.pad(frames.float(), (3, 4))  # "same", the odd base on the right
+        h = F.elu(F.conv1d(h, weights["stem.weight"], weights["stem.bias"]))
+        for i in range(4):
+            h = step(h, f"tower.{i}.conv", padding=1).unflatten(2, (-1, 2)).amax(dim=3)
+            w, b = weights[f"tower.{i}.pointwise.weight"], weights[f"tower.{i}.pointwise.bias"]
+            h = h + F.elu(F.conv1d(h, w, b))
+        for i, dilation in enumerate((2, 4, 6)):
+            h = step(h, f"dilated.{i}", dilation=dilation)
+        h = step(h, "narrow")
+        assert h.shape == (6, 2, 2)
+        torch.testing.assert_close(encoder(frames), h)
+    assert encoder.n_positions(2000) == 101
 
 
 def test_a_layer_is_masked_attention_as_torch_has_it() -> None:
