@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import write_bigwig
 from torch import Tensor, nn
 
 from regmask_sk._batches import Placement, Reading, WindowDataset
@@ -435,6 +436,35 @@ def test_scores_stand_where_the_elements_lie(toy_genome: Any, y: pd.Series, tmp_
     pd.testing.assert_frame_equal(model.element_scores(windows[[7]]).iloc[:, 1:],
                                   scores[scores["gene"] == toy_genome.loci.index[7]]
                                   .reset_index(drop=True).iloc[:, 1:])  # fmt: skip
+
+
+def test_peaks_are_called_on_the_counts_of_the_file(
+    toy_genome: Any, y: pd.Series, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    counts = {}
+    for chrom, bases in toy_genome.sequences.items():
+        drawn = rng.poisson(0.02, len(bases)).astype(np.float32)
+        for place in range(200, len(bases) - 200, 700):
+            drawn[place : place + 200] += rng.poisson(1.0, 200)
+        counts[chrom] = drawn
+    windows = TSSWindows(1_201).fit_transform(toy_genome.loci)
+    windows = SequenceChannels(toy_genome.fasta).fit_transform(windows)
+    track = SignalChannels({"cuts": write_bigwig(tmp_path / "cuts.bw", counts)})
+    windows = track.fit_transform(windows)
+    scores = small(toy_genome, peaks=None).fit(windows, y).element_scores(windows)
+    assert len(scores) > 20
+    for row, (name, locus) in enumerate(toy_genome.loci.iterrows()):
+        held = np.zeros(1_201)
+        first = locus.tss - 600
+        inside = slice(max(first, 0), first + 1_201)
+        values = counts[locus.chrom][inside]
+        held[inside.start - first :][: len(values)] = values
+        called = call_peaks(held).intervals + first
+        middle = np.abs(called.sum(axis=1) - 1 - 2 * locus.tss) / 2
+        expected = called[middle > 10]
+        found = scores[scores["gene"] == name][["start", "end"]].sort_values("start").to_numpy()
+        np.testing.assert_array_equal(found, expected, err_msg=f"row {row}")
 
 
 def test_augmented_training_and_workers(toy_genome: Any, y: pd.Series) -> None:
