@@ -56,6 +56,10 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("finetune_epochs", 0),
     ("mask_resolution", 1),
     ("center_length", 1),
+    ("max_elements", 1),
+    ("max_distance", 1),
+    ("n_filters", 8),
+    ("n_heads", 1),
 )
 _OR_NONE = ("continuity_weight", "generator_epochs", "finetune_epochs", "mask_resolution")
 

@@ -43,12 +43,13 @@ _CLASSES = {
     "WindowCache": "regmask_sk.features",
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
+    "EPInformerRegressor": "regmask_sk.baselines.epinformer",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
 _FITTED_NAME = re.compile(r"[a-z][a-z0-9_]*_")
 _STEP_KEYS = {"name", "class", "params", "fitted", "set_output"}
-_PATHS = {"fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions"}
+_PATHS = {"fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions", "peaks"}
 
 
 class ModelDescription(NamedTuple):

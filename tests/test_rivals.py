@@ -12,17 +12,26 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor
+from regmask_sk.baselines import BackboneRegressor, EPInformerRegressor
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
 SMALL: dict[str, Any] = {"max_epochs": 2, "batch_size": 16, "random_state": 0, "device": "cpu"}
+#: Elements of 9 bp on every chromosome of the toy genome.
+PEAKS = pd.DataFrame(
+    [(f"chr{i}", start, start + 9) for i in range(1, 5) for start in range(0, 3_000, 25)],
+    columns=["chrom", "start", "end"],
+)
 #: One of each rival, small. A new one joins here, and meets every test below.
 RIVALS: dict[str, Any] = {
     "backbone": BackboneRegressor(d_model=8, n_layers=1, resolution=8, **SMALL),
     "backbone, center": BackboneRegressor(
         backbone="mamba", readout="center", center_length=32, d_model=8, n_layers=1, resolution=8,
         reverse_complement="ph", **SMALL,
+    ),
+    "epinformer": EPInformerRegressor(
+        peaks=PEAKS, promoter_length=16, frame_length=416, max_elements=3, n_filters=8, d_model=8,
+        n_layers=2, n_heads=2, learning_rate=0.01, **SMALL,
     ),
 }  # fmt: skip
 
