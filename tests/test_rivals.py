@@ -12,17 +12,26 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor
+from regmask_sk.baselines import BackboneRegressor, PeakMaskRegressor
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
 SMALL: dict[str, Any] = {"max_epochs": 2, "batch_size": 16, "random_state": 0, "device": "cpu"}
+PEAKS = pd.DataFrame(
+    [(f"chr{c}", s, s + 30, s % 7) for c in range(1, 5) for s in range(0, 3_000, 75)],
+    columns=["chrom", "start", "end", "score"],
+)
 #: One of each rival, small. A new one joins here, and meets every test below.
 RIVALS: dict[str, Any] = {
     "backbone": BackboneRegressor(d_model=8, n_layers=1, resolution=8, **SMALL),
     "backbone, center": BackboneRegressor(
         backbone="mamba", readout="center", center_length=32, d_model=8, n_layers=1, resolution=8,
         reverse_complement="ph", **SMALL,
+    ),
+    "peak mask": PeakMaskRegressor(peaks=PEAKS, d_model=8, n_layers=1, resolution=8, **SMALL),
+    "peak mask, budget": PeakMaskRegressor(
+        peaks=PEAKS, sparsity=0.3, promoter_length=4, backbone="mamba", d_model=8, n_layers=1,
+        resolution=8, reverse_complement="ps", **SMALL,
     ),
 }  # fmt: skip
 
