@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
     from regmask_sk.baselines.epinformer import EPInformerRegressor as EPInformerRegressor
+    from regmask_sk.baselines.peak_mask import PeakMaskRegressor as PeakMaskRegressor
+    from regmask_sk.baselines.position_mask import PositionMaskRegressor as PositionMaskRegressor
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
     from regmask_sk.loci import read_regions as read_regions
     from regmask_sk.metrics import mask_average_precision as mask_average_precision
     from regmask_sk.metrics import mask_roc_auc as mask_roc_auc
-    from regmask_sk.metrics import position_only_mask as position_only_mask
     from regmask_sk.metrics import region_labels as region_labels
     from regmask_sk.metrics import regression_metrics as regression_metrics
     from regmask_sk.metrics import smoothed_track as smoothed_track
+    from regmask_sk.ops.positions import position_only_mask as position_only_mask
     from regmask_sk.path import sparsity_path as sparsity_path
+    from regmask_sk.peaks import call_peaks as call_peaks
     from regmask_sk.persistence import load_model as load_model
     from regmask_sk.persistence import save_model as save_model
     from regmask_sk.plotting import plot_locus as plot_locus
@@ -54,6 +57,8 @@ _PUBLIC = {
     "BinnedSignalRegressor": "baselines.binned_signal",
     "EPInformerRegressor": "baselines.epinformer",
     "FastaReader": "genome",
+    "PeakMaskRegressor": "baselines.peak_mask",
+    "PositionMaskRegressor": "baselines.position_mask",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",
@@ -61,6 +66,7 @@ _PUBLIC = {
     "WindowCache": "features",
     "Windows": "windows",
     "call_elements": "export",
+    "call_peaks": "peaks",
     "check_loci": "loci",
     "export_masks": "export",
     "gene_elements": "export",
@@ -68,7 +74,7 @@ _PUBLIC = {
     "mask_average_precision": "metrics",
     "mask_roc_auc": "metrics",
     "plot_locus": "plotting",
-    "position_only_mask": "metrics",
+    "position_only_mask": "ops.positions",
     "read_loci": "loci",
     "read_regions": "loci",
     "region_labels": "metrics",

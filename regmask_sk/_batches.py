@@ -18,12 +18,13 @@ Batch = tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
 
 
 class Placement(NamedTuple):
-    """Where a window lies: 0-based and half-open, and whether it is read from its end."""
+    """Where a window lies, 0-based and half-open, which end is read first, and the cell type."""
 
     chrom: str
     start: int
     end: int
     reverse: bool
+    cell_type: str | None = None
 
 
 class Reading(NamedTuple):
@@ -207,7 +208,7 @@ class WindowDataset(Dataset[Batch]):
             return None
         placed = []
         for row, shift, turn in zip(rows, shifts, turned, strict=True):
-            chrom, start, end, _ = self.x.interval(row, shift)
+            chrom, start, end, cell_type = self.x.interval(row, shift)
             reverse = bool(self.x.reversed[row]) != bool(turn)
-            placed.append(Placement(chrom, start, end, reverse))
+            placed.append(Placement(chrom, start, end, reverse, cell_type))
         return placed

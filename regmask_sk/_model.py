@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import nn
 
@@ -235,7 +235,6 @@ def build_model(
     roles = channel_roles(channel_names, n_channels)
     sequence, signals = roles
     grain = token_length(length, resolution)
-    n_tokens = -(-length // grain)
     # Where it is the resolution, the mask has the grain of the tokens, however short they are.
     mask_grain = grain if mask_resolution in (None, resolution) else mask_resolution
     if grain % mask_grain:
@@ -251,33 +250,26 @@ def build_model(
     if symmetric:
         check_symmetry(length, grain, promoter, reverse_complement)
 
-    def body(read: tuple[int, ...]) -> nn.Module:
-        module = make_body(
-            backbone,
-            len(read) + 1,
-            channel_names=channel_names,
-            length=length,
-            d_model=d_model,
-            n_layers=n_layers,
-            dropout=dropout,
-            resolution=grain,
-            checkpointing=checkpointing,
-        )
-        return on_strands(module, read)
-
-    def on_strands(module: nn.Module, read: tuple[int, ...]) -> nn.Module:
-        # The mask comes last, and is its own complement.
-        return SharedStrands(module, (*among(shared, read), len(read))) if shared else module
+    settings: dict[str, Any] = {
+        "channel_names": channel_names,
+        "length": length,
+        "d_model": d_model,
+        "n_layers": n_layers,
+        "dropout": dropout,
+        "resolution": resolution,
+        "checkpointing": checkpointing,
+        "complement": shared,
+    }
 
     def finer(module: nn.Module, read: tuple[int, ...]) -> nn.Module | None:
         if mask_grain == grain:
             return None
         channels = cast(int, module.out_channels)
         detail = Detail(len(read) + 1, channels, mask_grain)
-        return FinerGrain(channels, on_strands(detail, read), grain // mask_grain)
+        return FinerGrain(channels, _on_strands(detail, read, shared), grain // mask_grain)
 
     read = sequence if joint and sequence else roles.read
-    generating = body(read)
+    generating = _masked_body(backbone, read, **settings)
     generator = Generator(
         generating,
         body_channels=read,
@@ -288,25 +280,121 @@ def build_model(
         signal_complement=among(shared, signals) if shared else None,
         finer=finer(generating, read),
     )
-    predicting = body(roles.read)
-    readout = Readout(
-        cast(int, predicting.out_channels),
-        n_outputs,
-        n_covariates,
-        n_tokens=n_tokens,
-        resolution=grain,
-        # The readout is where a few thousand genes are learned by heart soonest.
-        dropout=min(3 * dropout, 0.5),
-        both_directions=shared is not None,
+    predictor = build_predictor(
+        backbone, n_channels=n_channels, n_outputs=n_outputs, n_covariates=n_covariates, **settings
     )
     return MaskedExpressionModel(
         generator,
-        Predictor(predicting, readout, roles.read),
+        predictor,
         length=length,
         promoter=promoter,
         sparsity=sparsity,
         conjoined=complement if symmetric and shared is None else None,
     )
+
+
+def build_predictor(
+    backbone: str | type[nn.Module],
+    *,
+    channel_names: tuple[str, ...] | None,
+    n_channels: int,
+    length: int,
+    n_outputs: int,
+    n_covariates: int,
+    resolution: int,
+    d_model: int,
+    n_layers: int,
+    dropout: float,
+    checkpointing: bool = False,
+    complement: tuple[int, ...] | None = None,
+) -> Predictor:
+    """Build the network that predicts from what a mask keeps.
+
+    Parameters
+    ----------
+    backbone, channel_names, n_channels, length, n_outputs, n_covariates, resolution, d_model, \
+            n_layers, dropout, checkpointing
+        As in :func:`build_model`.
+    complement : tuple of int, optional
+        For each channel the channel of the opposite strand, where both strands are read with
+        shared weights.
+
+    Returns
+    -------
+    Predictor
+        On the CPU, with fresh weights from torch's global random state.
+
+    Examples
+    --------
+    >>> predictor = build_predictor(
+    ...     "conv", channel_names=None, n_channels=2, length=64, n_outputs=1, n_covariates=0,
+    ...     resolution=8, d_model=8, n_layers=1, dropout=0.1,
+    ... )
+    >>> predictor.resolution
+    8
+    """
+    read = channel_roles(channel_names, n_channels).read
+    grain = token_length(length, resolution)
+    body = _masked_body(
+        backbone,
+        read,
+        channel_names=channel_names,
+        length=length,
+        resolution=resolution,
+        d_model=d_model,
+        n_layers=n_layers,
+        dropout=dropout,
+        checkpointing=checkpointing,
+        complement=complement,
+    )
+    readout = Readout(
+        cast(int, body.out_channels),
+        n_outputs,
+        n_covariates,
+        n_tokens=-(-length // grain),
+        resolution=grain,
+        # The readout is where a few thousand genes are learned by heart soonest.
+        dropout=min(3 * dropout, 0.5),
+        both_directions=complement is not None,
+    )
+    return Predictor(body, readout, read)
+
+
+def _masked_body(
+    backbone: str | type[nn.Module],
+    read: tuple[int, ...],
+    *,
+    channel_names: tuple[str, ...] | None,
+    length: int,
+    resolution: int,
+    d_model: int,
+    n_layers: int,
+    dropout: float,
+    checkpointing: bool,
+    complement: tuple[int, ...] | None,
+) -> nn.Module:
+    """Build a body for some of the window's channels and, last, the mask."""
+    body = make_body(
+        backbone,
+        len(read) + 1,
+        channel_names=channel_names,
+        length=length,
+        d_model=d_model,
+        n_layers=n_layers,
+        dropout=dropout,
+        resolution=token_length(length, resolution),
+        checkpointing=checkpointing,
+    )
+    return _on_strands(body, read, complement)
+
+
+def _on_strands(
+    module: nn.Module, read: tuple[int, ...], complement: tuple[int, ...] | None
+) -> nn.Module:
+    if complement is None:
+        return module
+    # The mask comes last, and is its own complement.
+    return SharedStrands(module, (*among(complement, read), len(read)))
 
 
 def check_symmetry(

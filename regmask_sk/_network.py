@@ -95,6 +95,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     )
     #: Parameters on which the shape of the network depends.
     _shape_parameters: ClassVar[tuple[str, ...]] = ()
+    #: Parameters that may be None beside those that may be in every estimator.
+    _optional_parameters: ClassVar[tuple[str, ...]] = ()
     #: Columns of ``history_``, and what skorch calls them.
     _history_columns: ClassVar[dict[str, str]] = {
         "epoch": "epoch",

@@ -98,15 +98,16 @@ def check_parameters(estimator: Any) -> None:
             f"{given['training']!r} and gate_distribution={given['gate_distribution']!r}. Set "
             "training='joint' and gate_distribution='beta', or evidence='learned'."
         )
+    optional = (*_OR_NONE, *estimator._optional_parameters)
     for name, low, high, bounds in _REALS:
         value = given.get(name)
-        if name not in given or (value is None and name in _OR_NONE):
+        if name not in given or (value is None and name in optional):
             continue
         check_scalar(value, name, Real, min_val=low, max_val=high, include_boundaries=bounds)
         if math.isnan(value):
             raise ValueError(f"{name} is NaN; expected a number from {low} to {high}.")
     for name, least in _INTEGERS:
-        if name in given and not (given[name] is None and name in _OR_NONE):
+        if name in given and not (given[name] is None and name in optional):
             check_scalar(given[name], name, Integral, min_val=least)
     mask_resolution = given.get("mask_resolution")
     if mask_resolution is not None and given["resolution"] % mask_resolution:

@@ -137,6 +137,32 @@ class SignalSource:
             values[np.isnan(values)] = 0.0
         return values
 
+    def unscaled(
+        self, values: NDArray[np.float32], name: str, cell_type: str | None
+    ) -> NDArray[np.float64]:
+        """Turn values of a track back into the units of its file.
+
+        Parameters
+        ----------
+        values : ndarray of any shape
+            What windows hold of the track.
+        name : str
+            The track.
+        cell_type : str or None
+            Cell type of the row.
+
+        Returns
+        -------
+        ndarray of the same shape, float64
+            To the precision of float32. Uncovered bases have the center of the scale: 0 where
+            the track has no negative values.
+        """
+        raw = values.astype(np.float64)
+        if self.scales is None:
+            return raw
+        learned = _of_cell_type(self.scales[name], name, cell_type)
+        return np.sinh(raw) * learned["scale"] + learned["center"]
+
     def expand(self, compact: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Write the values, and with missing="mask" 1 where covered and 0 elsewhere."""
         n_tracks = len(self.tracks)

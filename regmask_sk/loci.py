@@ -232,8 +232,9 @@ def read_regions(path: str | os.PathLike[str]) -> pd.DataFrame:
     Parameters
     ----------
     path : str or path-like
-        The file, plain or compressed with gzip. A table is known by its header and is
-        tab-separated; coordinates are 0-based and half-open in either.
+        The file, plain or compressed with gzip; of narrowPeak and broadPeak files the columns that
+        BED has too are read. A table is known by its header and is tab-separated; coordinates are
+        0-based and half-open in either.
 
     Returns
     -------

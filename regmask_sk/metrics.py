@@ -21,6 +21,8 @@ from scipy.ndimage import uniform_filter1d
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
+from regmask_sk.ops.positions import position_only_mask as position_only_mask
+
 if TYPE_CHECKING:
     from regmask_sk.windows import Windows
 
@@ -166,54 +168,6 @@ def _smooth_rows(windows: Windows, channel: int, width: int) -> Iterator[NDArray
         total = uniform_filter1d(values, width, mode="constant")
         inside = uniform_filter1d(np.ones_like(values), width, mode="constant")
         yield (total / inside).astype(np.float32)
-
-
-def position_only_mask(masks: ArrayLike | Iterable[ArrayLike]) -> NDArray[np.float64]:
-    """Average masks (or labels) over genes: the control that knows the position and no more.
-
-    Parameters
-    ----------
-    masks : array-like of shape (n_genes, length), or an iterable of rows of that length
-        Masks, or region labels, of the *training* genes. Rows are taken one at a time.
-
-    Returns
-    -------
-    ndarray of shape (length,)
-        The mean of each column, to be scored for every gene alike: :func:`mask_average_precision`
-        and :func:`mask_roc_auc` accept it as it is.
-
-    Raises
-    ------
-    ValueError
-        If there is no row, rows differ in length, or a value is NaN or infinite.
-
-    Examples
-    --------
-    >>> position_only_mask([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
-    array([0. , 0.5, 1. ])
-    """
-    total: NDArray[np.float64] | None = None
-    n_rows = 0
-    for row in _rows(masks):
-        if total is None:
-            total = np.zeros(row.shape, dtype=np.float64)
-        if row.ndim != 1 or row.shape != total.shape:
-            raise ValueError(
-                f"row {n_rows} of masks has shape {row.shape}; expected ({total.size},), as the "
-                "first row. Give one row a gene, all of one length."
-            )
-        total += row
-        n_rows += 1
-    if total is None:
-        raise ValueError("masks has no rows; expected the masks of at least one gene.")
-    if not np.isfinite(total).all():
-        raise ValueError("masks holds NaN or infinite values; expected finite ones.")
-    return np.asarray(total / n_rows)
-
-
-def _rows(masks: ArrayLike | Iterable[ArrayLike]) -> Iterator[NDArray[np.float64]]:
-    for row in masks:  # type: ignore[union-attr]
-        yield np.asarray(row, dtype=np.float64)
 
 
 def region_labels(

@@ -34,6 +34,7 @@ from regmask_sk._model_folder import (
     read_folder,
     write_folder,
 )
+from regmask_sk.regressor import RegMaskRegressor
 
 # class name -> the module that defines it: the only classes that a model file can name.
 _CLASSES = {
@@ -44,6 +45,8 @@ _CLASSES = {
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
     "EPInformerRegressor": "regmask_sk.baselines.epinformer",
+    "PeakMaskRegressor": "regmask_sk.baselines.peak_mask",
+    "PositionMaskRegressor": "regmask_sk.baselines.position_mask",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
@@ -182,9 +185,7 @@ def load_model(
     with naming(folder / MODEL_JSON):
         parsed = [_parse_step(entry) for entry in document["steps"]]
     for step in parsed:
-        if "device" in step.params:
-            step.params["device"] = step.params["device"] if device is None else device
-            resolve_device(step.params["device"])  # its error is about the machine, not the file
+        _put_on(step.params, device)  # its error is about the machine, not the file
     with naming(folder / MODEL_JSON):
         steps = [(step.name, _build_step(step, tensors)) for step in parsed]
         model: Any = steps[0][1]
@@ -226,7 +227,7 @@ def describe_model(path: str | os.PathLike[str]) -> ModelDescription:
             {
                 "name": entry["name"],
                 "class": entry["class"],
-                "params": decode(entry.get("params", {})),
+                "params": _decode_params(entry.get("params", {})),
                 "fitted": decode(entry.get("fitted", {})),
             }
             for entry in document["steps"]
@@ -257,6 +258,11 @@ def _class_named(name: str) -> type:
     return getattr(import_module(_CLASSES[name]), name)
 
 
+def _is_known(estimator: Any) -> bool:
+    cls = type(estimator)
+    return cls.__name__ in _CLASSES and _class_named(cls.__name__) is cls
+
+
 def _encode_pipeline(model: Any) -> Any:
     if not isinstance(model, Pipeline):
         return None
@@ -270,7 +276,7 @@ def _encode_step(name: str, step: Any, tensors: dict[str, Tensor]) -> dict[str, 
     if step is None or isinstance(step, str):
         return {"name": name, "class": "passthrough"}
     cls = type(step)
-    if cls.__name__ not in _CLASSES or _class_named(cls.__name__) is not cls:
+    if not _is_known(step):
         raise TypeError(
             f"step {name!r} is a {cls.__module__}.{cls.__qualname__}; a saved model has only "
             f"{', '.join(_CLASSES)}. Keep this pipeline with joblib.dump instead."
@@ -283,20 +289,35 @@ def _encode_step(name: str, step: Any, tensors: dict[str, Tensor]) -> dict[str, 
     for key, tensor in step_tensors.items():
         # A copy of its own for each: safetensors refuses tensors that share memory.
         tensors[f"{name}/{key}"] = tensor.detach().cpu().contiguous().clone()
-    params = step.get_params(deep=False)
     entry = {
         "name": name,
         "class": cls.__name__,
-        "params": {
-            key: encode(_absolute(key, value), f"{cls.__name__}({key}=...)")
-            for key, value in params.items()
-        },
+        "params": _encode_params(step),
         "fitted": {key: encode(value, f"{cls.__name__}.{key}") for key, value in state.items()},
     }
     output = getattr(step, "_sklearn_output_config", None)
     if output:
         entry["set_output"] = dict(output)
     return entry
+
+
+def _encode_params(step: Any) -> dict[str, Any]:
+    name = type(step).__name__
+    return {
+        key: {"$": "estimator", "class": type(value).__name__, "params": _encode_params(value)}
+        if _is_known(value)
+        else encode(_absolute(key, value), f"{name}({key}=...)")
+        for key, value in step.get_params(deep=False).items()
+    }
+
+
+def _decode_params(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _class_for(value["class"], inner := _decode_params(value["params"]))(**inner)
+        if isinstance(value, dict) and value.get("$") == "estimator"
+        else decode(value)
+        for key, value in params.items()
+    }
 
 
 def _fitted_attributes(step: Any) -> dict[str, Any]:
@@ -331,16 +352,34 @@ def _parse_step(entry: dict[str, Any]) -> _Step:
     name, class_name = entry["name"], entry["class"]
     if class_name == "passthrough":
         return _Step(name, None, {}, {}, None)
+    params = _decode_params(entry["params"])
+    cls = _class_for(class_name, params, f"step {name!r}")
+    return _Step(name, cls, params, decode(entry["fitted"]), entry.get("set_output"))
+
+
+def _class_for(class_name: str, params: dict[str, Any], where: str = "a parameter") -> Any:
     if class_name not in _CLASSES:
-        raise ValueError(f"step {name!r} has the class {class_name!r}, not one of {[*_CLASSES]}")
+        raise ValueError(f"{where} has the class {class_name!r}, not one of {[*_CLASSES]}")
     cls: Any = _class_named(class_name)
-    params = decode(entry["params"])
     unknown = set(params) - set(cls._get_param_names())
     if unknown:
         raise ValueError(
             f"{class_name} of this version has no parameters {sorted(unknown)}; update regmask_sk"
         )
-    return _Step(name, cls, params, decode(entry["fitted"]), entry.get("set_output"))
+    return cls
+
+
+def _put_on(params: dict[str, Any], device: str | None) -> None:
+    """Set the device of a step's networks, or check the one that it has."""
+    if "device" in params:
+        params["device"] = params["device"] if device is None else device
+        resolve_device(params["device"])
+    if "estimator" in params:
+        inner = params["estimator"] or RegMaskRegressor()
+        learner = {"device": inner.get_params(deep=False).get("device", "auto")}
+        _put_on(learner, device)
+        if device is not None:
+            params["estimator"] = inner.set_params(**learner)
 
 
 def _build_step(parsed: _Step, tensors: dict[str, Tensor]) -> Any:

@@ -299,6 +299,22 @@ def test_read_regions(tmp_path: Path) -> None:
         read_regions(written(tmp_path, "", "e.bed"))
 
 
+def test_narrow_peaks_are_regions_with_scores(tmp_path: Path) -> None:
+    lines = (
+        "track type=narrowPeak name=atac\n"
+        "chr1\t100\t350\tpeak_1\t812\t.\t9.13\t84.2\t81.2\t120\n"
+        "chr2\t5\t60\tpeak_2\t31\t.\t2.5\t4.1\t3.1\t-1\n"
+    )
+    zipped = tmp_path / "atac.narrowPeak.gz"
+    zipped.write_bytes(gzip.compress(lines.encode()))
+    for path in (written(tmp_path, lines, "atac.narrowPeak"), zipped):
+        regions = read_regions(path)
+        assert regions.columns.tolist() == ["chrom", "start", "end", "name", "score", "strand"]
+        assert regions["start"].tolist() == [100, 5]
+        assert regions["end"].tolist() == [350, 60]
+        assert regions["score"].astype(int).tolist() == [812, 31]
+
+
 def test_yeast_tables(yeast: Path) -> None:
     loci = read_loci(yeast / "genes.tsv", tss_base=0)
     assert len(loci) == 4564

@@ -141,18 +141,6 @@ def test_smoothed_track_names_what_is_wrong_at_the_call() -> None:
         smoothed_track(windows, "other", width=0)
 
 
-def test_position_only_mask_takes_arrays_and_streams() -> None:
-    masks = np.random.default_rng(0).random((5, 7)).astype(np.float32)
-    np.testing.assert_allclose(position_only_mask(masks), masks.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(position_only_mask(iter(masks)), masks.mean(axis=0), rtol=1e-6)
-    with pytest.raises(ValueError, match="no rows"):
-        position_only_mask([])
-    with pytest.raises(ValueError, match=r"row 1 of masks has shape \(2,\); expected \(3,\)"):
-        position_only_mask([[1, 2, 3], [1, 2]])
-    with pytest.raises(ValueError, match="NaN"):
-        position_only_mask([[1, np.nan]])
-
-
 # -- labels --------------------------------------------------------------------------------------
 
 region = st.tuples(

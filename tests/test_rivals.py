@@ -12,15 +12,15 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor, EPInformerRegressor
+from regmask_sk.baselines import BackboneRegressor, EPInformerRegressor, PeakMaskRegressor
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
 SMALL: dict[str, Any] = {"max_epochs": 2, "batch_size": 16, "random_state": 0, "device": "cpu"}
-#: Elements of 9 bp on every chromosome of the toy genome.
+#: Elements of 30 bp on every chromosome of the toy genome.
 PEAKS = pd.DataFrame(
-    [(f"chr{i}", start, start + 9) for i in range(1, 5) for start in range(0, 3_000, 25)],
-    columns=["chrom", "start", "end"],
+    [(f"chr{c}", s, s + 30, s % 7) for c in range(1, 5) for s in range(0, 3_000, 75)],
+    columns=["chrom", "start", "end", "score"],
 )
 #: One of each rival, small. A new one joins here, and meets every test below.
 RIVALS: dict[str, Any] = {
@@ -32,6 +32,11 @@ RIVALS: dict[str, Any] = {
     "epinformer": EPInformerRegressor(
         peaks=PEAKS, promoter_length=16, frame_length=416, max_elements=3, n_filters=8, d_model=8,
         n_layers=2, n_heads=2, learning_rate=0.01, **SMALL,
+    ),
+    "peak mask": PeakMaskRegressor(peaks=PEAKS, d_model=8, n_layers=1, resolution=8, **SMALL),
+    "peak mask, budget": PeakMaskRegressor(
+        peaks=PEAKS, sparsity=0.3, promoter_length=4, backbone="mamba", d_model=8, n_layers=1,
+        resolution=8, reverse_complement="ps", **SMALL,
     ),
 }  # fmt: skip
 
