@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
@@ -51,6 +52,7 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "ContactChannel": "contacts",
     "FastaReader": "genome",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
