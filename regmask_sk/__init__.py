@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.baselines.graphreg import GraphRegRegressor as GraphRegRegressor
     from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -54,6 +55,7 @@ _PUBLIC = {
     "BinnedSignalRegressor": "baselines.binned_signal",
     "ContactChannel": "contacts",
     "FastaReader": "genome",
+    "GraphRegRegressor": "baselines.graphreg",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",

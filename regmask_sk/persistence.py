@@ -44,13 +44,14 @@ _CLASSES = {
     "WindowCache": "regmask_sk.features",
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
+    "GraphRegRegressor": "regmask_sk.baselines.graphreg",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
 _FITTED_NAME = re.compile(r"[a-z][a-z0-9_]*_")
 _STEP_KEYS = {"name", "class", "params", "fitted", "set_output"}
 _PATHS = {
-    "fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions", "contacts",
+    "fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions", "contacts", "loops",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor
+from regmask_sk.baselines import BackboneRegressor, GraphRegRegressor
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
@@ -23,6 +23,9 @@ RIVALS: dict[str, Any] = {
     "backbone, center": BackboneRegressor(
         backbone="mamba", readout="center", center_length=32, d_model=8, n_layers=1, resolution=8,
         reverse_complement="ph", **SMALL,
+    ),
+    "graphreg": GraphRegRegressor(
+        bin_size=8, resolution=2, max_distance=16, d_model=8, n_layers=1, n_heads=2, **SMALL
     ),
 }  # fmt: skip
 

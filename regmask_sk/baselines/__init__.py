@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from regmask_sk.baselines.backbone import BackboneRegressor
 from regmask_sk.baselines.binned_signal import BinnedSignalRegressor
+from regmask_sk.baselines.graphreg import GraphRegRegressor
 
-__all__ = ["BackboneRegressor", "BinnedSignalRegressor"]
+__all__ = ["BackboneRegressor", "BinnedSignalRegressor", "GraphRegRegressor"]
