@@ -88,7 +88,7 @@ def main() -> None:
 
             def plain(row: int) -> np.ndarray:
                 """Read the bases of a window that lie on the chromosome, the plain way."""
-                name, start, end, _ = windows.interval(row)  # noqa: B023
+                name, start, end, *_ = windows.interval(row)  # noqa: B023
                 start, end = max(start, 0), min(end, sizes[name])
                 letters = np.frombuffer(str(fasta[name][start:end]).encode(), "S1")  # noqa: B023
                 hot = (letters[None] == np.array([[b"A"], [b"C"], [b"G"], [b"T"]])).astype("f4")

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
     from regmask_sk.baselines.epinformer import EPInformerRegressor as EPInformerRegressor
+    from regmask_sk.baselines.graphreg import GraphRegRegressor as GraphRegRegressor
     from regmask_sk.baselines.peak_mask import PeakMaskRegressor as PeakMaskRegressor
     from regmask_sk.baselines.position_mask import PositionMaskRegressor as PositionMaskRegressor
+    from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
@@ -55,8 +57,10 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "ContactChannel": "contacts",
     "EPInformerRegressor": "baselines.epinformer",
     "FastaReader": "genome",
+    "GraphRegRegressor": "baselines.graphreg",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
     "RegMaskRegressor": "regressor",

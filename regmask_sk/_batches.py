@@ -66,7 +66,7 @@ def forced_bases(
     """
     marked = np.zeros((len(rows), windows.length), np.int8)
     for out, row, shift in zip(marked, rows, shifts, strict=True):
-        chrom, start, end, _ = windows.interval(row, shift)
+        chrom, start, end, *_ = windows.interval(row, shift)
         out[:] = forced.bases(chrom, start, end, reverse=bool(windows.reversed[row]))
     return marked
 
@@ -208,7 +208,7 @@ class WindowDataset(Dataset[Batch]):
             return None
         placed = []
         for row, shift, turn in zip(rows, shifts, turned, strict=True):
-            chrom, start, end, cell_type = self.x.interval(row, shift)
+            chrom, start, end, cell_type, *_ = self.x.interval(row, shift)
             reverse = bool(self.x.reversed[row]) != bool(turn)
             placed.append(Placement(chrom, start, end, reverse, cell_type))
         return placed

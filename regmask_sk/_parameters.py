@@ -43,6 +43,8 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("gradient_clip", 0.0, math.inf, "neither"),
     ("ema_decay", 0.0, 1.0, "left"),
     ("validation_fraction", 0.0, 1.0, "left"),
+    ("enrichment", 0.0, math.inf, "left"),
+    ("target_weight", 0.0, math.inf, "left"),
 )
 _INTEGERS: tuple[tuple[str, int], ...] = (
     ("resolution", 1),
@@ -57,8 +59,9 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("mask_resolution", 1),
     ("center_length", 1),
     ("max_elements", 1),
-    ("max_distance", 1),
+    ("max_distance", 0),
     ("n_filters", 8),
+    ("bin_size", 1),
     ("n_heads", 1),
 )
 _OR_NONE = ("continuity_weight", "generator_epochs", "finetune_epochs", "mask_resolution")
@@ -149,7 +152,7 @@ def check_evidence_tracks(windows: Windows | np.ndarray) -> None:
             "array. Pass Windows, or set evidence='learned'."
         )
     tracks = [name for name in windows.channel_names if name not in SEQUENCE_CHANNELS]
-    places = {"h3k27ac": 0, "dnase": 1, "dhs": 1, "hic": 2}
+    places = {"h3k27ac": 0, "dnase": 1, "dhs": 1, "hic": 2, "contact": 2}
     named = [places.get(name.lower().replace("-", "").replace("_", "")) for name in tracks]
     wrong = any(place not in (None, i) for i, place in enumerate(named))
     if len(tracks) != len(TRACKS) or wrong:

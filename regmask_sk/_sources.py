@@ -100,7 +100,7 @@ class SignalSource:
 
     def read(self, interval: Interval) -> NDArray[np.float32]:
         """Read values of shape (n_tracks, length), nan where uncovered."""
-        chrom, start, end, cell_type = interval
+        chrom, start, end, cell_type, _ = interval
         raw = np.full((len(self.tracks), end - start), np.nan, dtype=np.float32)
         for values, name in zip(raw, self.tracks, strict=True):
             reader = _of_cell_type(self.tracks[name], name, cell_type)

@@ -19,6 +19,7 @@ import pandas as pd
 _MISSING = ["", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
 _GTF_ATTRIBUTE = re.compile(r'\s*([^\s;"]+)\s+(?:"([^"]*)"|([^;"\s]+))\s*(?:;|$)')
 _BED_COLUMNS = ("chrom", "start", "end", "name", "score", "strand")
+_BEDPE_COLUMNS = ("chrom1", "start1", "end1", "chrom2", "start2", "end2")
 
 
 @contextmanager
@@ -154,6 +155,35 @@ def read_bed(path: Path, n_required: int) -> pd.DataFrame:
         raise ValueError(f"{path} holds no regions; expected at least one line of BED.")
     width = min(map(len, rows))
     return pd.DataFrame([row[:width] for row in rows], columns=list(_BED_COLUMNS[:width]))
+
+
+def read_bedpe(path: Path) -> pd.DataFrame:
+    """Read the six columns of a BEDPE file that say where the two ends of a loop are."""
+    rows = []
+    with open_text(path) as lines:
+        for number, fields in bed_lines(lines):
+            if len(fields) < len(_BEDPE_COLUMNS):
+                raise ValueError(
+                    f"{path}, line {number}: {len(fields)} columns; expected at least "
+                    f"{len(_BEDPE_COLUMNS)} ({', '.join(_BEDPE_COLUMNS)})."
+                )
+            try:
+                one, other = (int(fields[1]), int(fields[2])), (int(fields[4]), int(fields[5]))
+            except ValueError:
+                raise ValueError(
+                    f"{path}, line {number}: {fields[1:3] + fields[4:6]} are not all integers. "
+                    f"Expected BEDPE: {', '.join(_BEDPE_COLUMNS)}; a header begins with #."
+                ) from None
+            if not (0 <= one[0] < one[1] and 0 <= other[0] < other[1]):
+                raise ValueError(
+                    f"{path}, line {number}: an end at {fields[0]}:{one[0]}-{one[1]}, the other "
+                    f"at {fields[3]}:{other[0]}-{other[1]}. Expected 0-based half-open "
+                    "coordinates, 0 <= start < end."
+                )
+            rows.append((fields[0], *one, fields[3], *other))
+    if not rows:
+        raise ValueError(f"{path} holds no loops; expected at least one line of BEDPE.")
+    return pd.DataFrame(rows, columns=list(_BEDPE_COLUMNS))
 
 
 def read_annotation(

@@ -41,18 +41,23 @@ _CLASSES = {
     "TSSWindows": "regmask_sk.features",
     "SequenceChannels": "regmask_sk.features",
     "SignalChannels": "regmask_sk.features",
+    "ContactChannel": "regmask_sk.contacts",
     "WindowCache": "regmask_sk.features",
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
     "EPInformerRegressor": "regmask_sk.baselines.epinformer",
     "PeakMaskRegressor": "regmask_sk.baselines.peak_mask",
     "PositionMaskRegressor": "regmask_sk.baselines.position_mask",
+    "GraphRegRegressor": "regmask_sk.baselines.graphreg",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used
 _FITTED_NAME = re.compile(r"[a-z][a-z0-9_]*_")
 _STEP_KEYS = {"name", "class", "params", "fitted", "set_output"}
-_PATHS = {"fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions", "peaks"}
+_PATHS = {
+    "fasta", "tracks", "blacklist", "path", "closed_regions", "open_regions", "peaks", "contacts",
+    "loops",
+}  # fmt: skip
 
 
 class ModelDescription(NamedTuple):

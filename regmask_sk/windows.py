@@ -27,12 +27,15 @@ class Interval(NamedTuple):
         Base pairs; `start` may be negative, `end` beyond the chromosome.
     cell_type : str or None
         Cell type of the row, where the loci have that column.
+    tss : int or None
+        0-based TSS of the row, which is not the middle of a window that is shifted.
     """
 
     chrom: str
     start: int
     end: int
     cell_type: str | None = None
+    tss: int | None = None
 
 
 class ChannelSource(Protocol):
@@ -135,7 +138,7 @@ class Windows:
     >>> windows.shape, windows.starts.tolist()
     ((2, 0, 10), [95, 196])
     >>> windows[[1]].interval(0, shift=2)
-    Interval(chrom='chr1', start=194, end=204, cell_type=None)
+    Interval(chrom='chr1', start=194, end=204, cell_type=None, tss=200)
     """
 
     loci: pd.DataFrame
@@ -297,7 +300,7 @@ class Windows:
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """0-based genomic start of each window."""
-        tss = self.loci["tss"].to_numpy(dtype=np.int64)
+        tss = self._tss
         half = self.length // 2
         return np.where(self.reversed, tss + half - self.length + 1, tss - half)
 
@@ -328,6 +331,10 @@ class Windows:
         """What each row's window depends on: chrom, tss, whether reversed, cell type."""
         tss = self.loci["tss"].tolist()
         return tuple(zip(self._chroms, tss, self.reversed.tolist(), self.cell_types, strict=True))
+
+    @cached_property
+    def _tss(self) -> NDArray[np.int64]:
+        return self.loci["tss"].to_numpy(dtype=np.int64)
 
     @cached_property
     def _chroms(self) -> list[str]:
@@ -370,7 +377,7 @@ class Windows:
         moved = -shift if self.reversed[row] else shift
         start = int(self.starts[row]) + moved - flank
         end = start + self.length + 2 * flank
-        return Interval(self._chroms[row], start, end, self.cell_types[row])
+        return Interval(self._chroms[row], start, end, self.cell_types[row], int(self._tss[row]))
 
     def _row(self, row: int) -> int:
         row = operator.index(row)

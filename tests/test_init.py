@@ -38,7 +38,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import regmask_sk", "import regmask_sk.features", "import regmask_sk.cli"]
+    "statement", ["import regmask_sk", "import regmask_sk.contacts", "import regmask_sk.cli"]
 )
 def test_reading_loci_and_tracks_loads_no_torch(statement: str) -> None:
     code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"

@@ -74,7 +74,7 @@ def along(windows: Windows, by_chrom: dict[str, np.ndarray]) -> np.ndarray:
     """What windows see of values on the genome, 0 off its ends."""
     rows = []
     for row in range(len(windows)):
-        chrom, start, end, _ = windows.interval(row)
+        chrom, start, end, *_ = windows.interval(row)
         padded = np.pad(by_chrom[chrom], LENGTH)[start + LENGTH : end + LENGTH]
         rows.append(padded[::-1] if windows.reversed[row] else padded)
     return np.nan_to_num(np.array(rows))
@@ -136,7 +136,7 @@ def test_a_budget_keeps_the_best_regions(windows: Windows, y: np.ndarray) -> Non
     assert masks[:, model.promoter_columns_].all()
     scores = np.full(LENGTH, -1)
     row = int(np.argmax(every.sum(axis=1)))
-    chrom, start, end, _ = windows.interval(row)
+    chrom, start, end, *_ = windows.interval(row)
     for _, first, last, score in ELEMENTS[ELEMENTS["chrom"] == chrom].to_numpy():
         scores[max(first - start, 0) : max(min(last, end) - start, 0)] = score
     if windows.reversed[row]:

@@ -12,7 +12,12 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor, EPInformerRegressor, PeakMaskRegressor
+from regmask_sk.baselines import (
+    BackboneRegressor,
+    EPInformerRegressor,
+    GraphRegRegressor,
+    PeakMaskRegressor,
+)
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
@@ -32,6 +37,9 @@ RIVALS: dict[str, Any] = {
     "epinformer": EPInformerRegressor(
         peaks=PEAKS, promoter_length=16, frame_length=416, max_elements=3, n_filters=8, d_model=8,
         n_layers=2, n_heads=2, learning_rate=0.01, **SMALL,
+    ),
+    "graphreg": GraphRegRegressor(
+        bin_size=8, resolution=2, max_distance=16, d_model=8, n_layers=1, n_heads=2, **SMALL
     ),
     "peak mask": PeakMaskRegressor(peaks=PEAKS, d_model=8, n_layers=1, resolution=8, **SMALL),
     "peak mask, budget": PeakMaskRegressor(

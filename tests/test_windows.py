@@ -94,8 +94,8 @@ def test_read_against_an_oracle(
 def test_where_columns_lie(tss: int, strand: str, length: int, shift: int) -> None:
     loci = pd.DataFrame({"chrom": ["c"], "tss": [tss], "strand": [strand]}, index=["a"])
     windows = Windows(loci, length)
-    chrom, start, end, cell_type = windows.interval(0, shift)
-    assert (chrom, end - start, cell_type) == ("c", length, None)
+    chrom, start, end, cell_type, known = windows.interval(0, shift)
+    assert (chrom, end - start, cell_type, known) == ("c", length, None, tss)
     positions = np.arange(start, end)
     if strand == "-":
         positions = positions[::-1]

@@ -417,5 +417,5 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
 
 
 def _placement(X: Windows, row: int) -> Placement:
-    chrom, start, end, _ = X.interval(row)
+    chrom, start, end, *_ = X.interval(row)
     return Placement(chrom, start, end, bool(X.reversed[row]))

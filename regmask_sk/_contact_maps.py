@@ -1,0 +1,210 @@
+"""How often two places of a chromosome meet: a power law of their distance, and cooler files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from regmask_sk.genome import Reader, shorten
+
+GAMMA = 0.87
+"""Exponent by which contact falls with distance in the activity-by-contact model."""
+
+_PER_KB = 1_000.0
+
+
+def power_law(distance: ArrayLike, *, bin_size: int, gamma: float = GAMMA) -> NDArray[np.float64]:
+    """Contact that is expected at a distance, 1 at 1 kb.
+
+    Parameters
+    ----------
+    distance : array of any shape
+        Base pairs, 0 or more.
+    bin_size : int
+        Base pairs. Distances below it count as that: within a bin and between neighbours
+        nothing is known of the distance.
+    gamma : float, default=0.87
+        Exponent of the decay.
+
+    Returns
+    -------
+    ndarray of the shape of `distance`, float64
+        ``(max(distance, bin_size) / 1000) ** -gamma``.
+
+    References
+    ----------
+    Fulco et al., "Activity-by-contact model of enhancer-promoter regulation from thousands of
+    CRISPR perturbations", Nature Genetics 51 (2019).
+
+    Examples
+    --------
+    >>> power_law([0, 5_000, 50_000], bin_size=5_000).round(4)
+    array([0.2465, 0.2465, 0.0333])
+    """
+    apart = np.maximum(np.asarray(distance, dtype=np.float64), bin_size)
+    return (apart / _PER_KB) ** -gamma
+
+
+def import_cooler() -> Any:
+    """Import the package cooler, which is an option.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message names the extra that has it.
+    """
+    try:
+        import cooler
+    except ImportError as error:
+        raise ImportError(
+            "a contact map is read by the package cooler, which cannot be imported: "
+            f"{error}. Install it with `pip install regmask_sk[contacts]`."
+        ) from error
+    return cooler
+
+
+class CoolerReader(Reader):
+    """Contacts of a cooler file with bins of one size.
+
+    Parameters
+    ----------
+    contacts : str or path-like
+        A ``.cool`` file, or a map in a file of several, as ``"x.mcool::resolutions/5000"``.
+    balance : bool or str, default=True
+        Whether counts are multiplied by the weights of their bins in column ``weight``, or the
+        column that has them. Weights named KR, VC and VC_SQRT divide, as cooler has it.
+    chrom_alias : mapping of str to str, optional
+        Name in the loci to name in the file.
+
+    Raises
+    ------
+    ImportError
+        If the package cooler is not installed.
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If there is no such map, its bins are not of one size, or it has no such weights.
+
+    Examples
+    --------
+    >>> CoolerReader("nothing.mcool::resolutions/5000")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: cooler nothing.mcool cannot be read: No such file or directory. ...
+    """
+
+    kind = "cooler"
+
+    def __init__(
+        self,
+        contacts: str | os.PathLike[str],
+        *,
+        balance: bool | str = True,
+        chrom_alias: Mapping[str, str] | None = None,
+    ) -> None:
+        path, _, group = os.fspath(contacts).partition("::")
+        self.group = group.strip("/")
+        self.balance = balance
+        super().__init__(path, chrom_alias)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._bin_size = 0
+        self._first_bins: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "group": self.group, "balance": self.balance}
+
+    @property
+    def bin_size(self) -> int:
+        """Base pairs of a bin."""
+        self._chroms()
+        return self._bin_size
+
+    def signature(self) -> str:
+        """Identify file, map and weights; see ``Reader.signature``."""
+        return f"{super().signature()}|{self.group}|{self.balance}"
+
+    def close(self) -> None:
+        """Forget the map; the file itself is open only while it is read."""
+        self._local.__dict__.pop("handle", None)
+        self._local.__dict__.pop("pid", None)
+
+    def contacts(
+        self, chrom: str, rows: tuple[int, int], columns: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """Read the contacts of some bins of a chromosome with others.
+
+        Parameters
+        ----------
+        chrom : str
+            Chromosome, as the loci name it.
+        rows, columns : tuple of two int
+            Bins, counted from 0 in the chromosome, half-open; they may run off it.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_columns), float64
+            In the unit of the file: counts, or balanced counts. nan for bins without a weight
+            and for those off the chromosome.
+
+        Raises
+        ------
+        ValueError
+            If the chromosome is unknown or the file is damaged.
+        """
+        name, _, _ = self._clip(chrom, 0, 0)
+        n_bins = -(-self.chrom_sizes[chrom] // self._bin_size)
+        found = np.full((rows[1] - rows[0], columns[1] - columns[0]), np.nan)
+        top, bottom = (min(max(place, 0), n_bins) for place in rows)
+        left, right = (min(max(place, 0), n_bins) for place in columns)
+        if top < bottom and left < right:
+            first = self._first_bins[name]
+            try:
+                matrix = self._handle().matrix(balance=self.balance, sparse=False)
+                block = matrix[first + top : first + bottom, first + left : first + right]
+            except (OSError, KeyError, RuntimeError) as error:
+                raise self._broken(error) from error
+            found[top - rows[0] : bottom - rows[0], left - columns[0] : right - columns[0]] = block
+        return found
+
+    def _open(self) -> Any:
+        # By its address, not as an open file: cooler then opens the file for each read, and no
+        # handle of HDF5 is ever shared over a fork.
+        cooler = import_cooler()
+        try:
+            return cooler.Cooler(f"{self.path}::/{self.group}")
+        except (KeyError, OSError, ValueError) as error:
+            try:
+                maps = cooler.fileops.list_coolers(str(self.path))
+            except (KeyError, OSError, ValueError):
+                raise self._broken(error) from error
+            wanted = f"at {self.group!r}" if self.group else "at its root"
+            raise ValueError(
+                f"cooler {self.path} has no contact map {wanted}; it has {shorten(maps)}. Name one "
+                f"of them, as '{self.path.name}::PLACE'."
+            ) from error
+
+    def _read_sizes(self) -> dict[str, int]:
+        handle = self._open()
+        if handle.binsize is None:
+            raise self._broken("its bins are not of one size (fragments of a digest?)")
+        weights = "weight" if self.balance is True else (self.balance or None)
+        known = list(handle.bins().columns)
+        if weights is not None and weights not in known:
+            raise ValueError(
+                f"cooler {self.path} has no weights {weights!r} of its bins, only the columns "
+                f"{shorten(known)}. Run `cooler balance` on it, name another column with "
+                "balance=, or take raw counts with balance=False."
+            )
+        sizes = {str(name): int(size) for name, size in handle.chromsizes.items()}
+        self._bin_size = int(handle.binsize)
+        first = 0
+        for name, size in sizes.items():
+            self._first_bins[name] = first
+            first += -(-size // self._bin_size)
+        return sizes
