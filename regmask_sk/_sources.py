@@ -184,6 +184,39 @@ class SignalSource:
         return repr((files, self.blacklist.digest(), learned))
 
 
+@dataclass(frozen=True, eq=False)
+class RawTrack:
+    """A track of windows, in the units of its file.
+
+    Parameters
+    ----------
+    channel : int
+        Its channel.
+    source : channel source or None
+        Where it comes from, with a method ``unscaled``; None where windows have raw values.
+    name : str
+        Its name.
+    """
+
+    channel: int
+    source: Any = None
+    name: str = ""
+
+    @classmethod
+    def of(cls, windows: Windows, name: str) -> RawTrack:
+        """Find the track of a name among the channels of windows."""
+        sources = [s for s in windows.sources if name in s.channel_names and hasattr(s, "unscaled")]
+        return cls(windows.channel_names.index(name), sources[0] if sources else None, name)
+
+    def read(self, x: NDArray[np.float32], cell_type: str | None) -> NDArray[np.float64]:
+        """Give the values of a window, ``(channels, length)``, as ``(length,)``."""
+        values = x[self.channel]
+        if self.source is None:
+            return values.astype(np.float64)
+        raw: NDArray[np.float64] = self.source.unscaled(values, self.name, cell_type)
+        return raw
+
+
 def _of_cell_type(by_type: Mapping[str | None, Any], name: str, cell_type: str | None) -> Any:
     found = by_type.get(None, by_type.get(cell_type))
     if found is None:

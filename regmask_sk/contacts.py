@@ -127,6 +127,15 @@ class ContactSource:
             values /= np.float32(math.log(10.0))
         return values
 
+    def unscaled(
+        self, values: NDArray[np.float32], name: str, cell_type: str | None
+    ) -> NDArray[np.float64]:
+        """Turn values of the channel back into contacts, to the precision of float32."""
+        raw = values.astype(np.float64)
+        if self.scales is not None:
+            return np.asarray(np.sinh(raw) * self.scales[self.name]["scale"])
+        return np.expm1(raw * math.log(10.0)) if self.scaling == "log1p" else raw
+
     def expand(self, compact: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Write the values."""
         out[:] = compact

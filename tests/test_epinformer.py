@@ -19,6 +19,7 @@ from regmask_sk._regions import Regions
 from regmask_sk.baselines._elements import ElementFinder, element_finder
 from regmask_sk.baselines._epinformer_network import EPInformerModel, StarAttention, star
 from regmask_sk.baselines.epinformer import EPInformerRegressor
+from regmask_sk.contacts import ContactChannel
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.peaks import call_peaks
 from regmask_sk.persistence import load_model, save_model
@@ -324,7 +325,7 @@ def test_elements_are_those_of_a_naive_reading(toy_genome: Any, length: int, wid
 def finder_of(**options: Any) -> ElementFinder:
     settings: dict[str, Any] = {
         "sequence": (0, 1, 2, 3), "track": 4, "activity_tracks": (4,), "contact": None,
-        "peaks": None, "scales": {}, "peak_scale": 1.0, "max_elements": 60,
+        "peaks": None, "raw": {}, "peak_scale": 1.0, "max_elements": 60,
         "max_distance": 100_000, "promoter_length": 100, "frame_length": FRAME,
     }  # fmt: skip
     return ElementFinder(**{**settings, **options})
@@ -350,18 +351,8 @@ def test_without_peaks_those_of_the_track_are_called() -> None:
     np.testing.assert_allclose(
         found.features[:, 1], [x[4, first:last].sum() for first, last in found.columns]
     )
-    expected = (np.maximum(found.features[:, 0], 5_000) / 5_000) ** -0.87
+    expected = (np.maximum(found.features[:, 0], 5_000) / 1_000) ** -0.87
     np.testing.assert_allclose(found.features[:, 2], expected)
-
-
-def test_a_scaled_track_is_brought_back_to_its_units() -> None:
-    x = bursts()
-    scaled = x.copy()
-    scaled[4] = np.arcsinh((x[4] - 0.0) / 2.5)
-    expected = finder_of().find(x, None)
-    found = finder_of(scales={4: (0.0, 2.5)}).find(scaled, None)
-    np.testing.assert_array_equal(found.columns, expected.columns)
-    np.testing.assert_allclose(found.features, expected.features, rtol=1e-5)
 
 
 def test_scales_are_those_of_the_windows(toy_genome: Any) -> None:
@@ -562,12 +553,37 @@ def test_errors_name_the_parameter(
         small(toy_genome, **options).fit(windows, y)
 
 
-def test_tracks_scaled_by_cell_type_are_refused(toy_genome: Any, y: pd.Series) -> None:
+def elements_of(windows: Windows, row: int, **options: Any) -> np.ndarray:
+    chrom, start, end, cell_type, *_ = windows.interval(row)
+    place = Placement(chrom, start, end, bool(windows.reversed[row]), cell_type)
+    settings: dict[str, Any] = {
+        "track": "counts", "activity_tracks": None, "contact": None, "peak_scale": 1.0,
+        "max_elements": 9, "max_distance": 200, "promoter_length": 9, "frame_length": FRAME,
+    }  # fmt: skip
+    finder = element_finder(windows, **{**settings, **options})
+    return finder.find(windows.read(row), place).features
+
+
+def test_tracks_scaled_by_cell_type_come_back_to_their_units(toy_genome: Any) -> None:
     loci = toy_genome.loci.assign(cell_type=["a", "b"] * 20)
-    windows = TSSWindows(200).fit_transform(loci)
-    windows = SequenceChannels(toy_genome.fasta).fit_transform(windows)
+    windows = SequenceChannels(toy_genome.fasta).fit_transform(TSSWindows(300).fit_transform(loci))
     files = {"counts": {"a": toy_genome.tracks["counts"], "b": toy_genome.tracks["counts"]}}
-    with pytest.raises(ValueError, match=r"scaled differently for the cell types \['a', 'b'\]"):
-        small(toy_genome).fit(SignalChannels(files).fit_transform(windows), y)
+    scaled = SignalChannels(files).fit_transform(windows)
     raw = SignalChannels(files, scaling="none").fit_transform(windows)
-    assert np.isfinite(small(toy_genome).fit(raw, y).predict(raw)).all()
+    peaks = Regions.from_table(table(toy_genome.sequences))
+    for row in range(6):
+        expected = elements_of(raw, row, peaks=peaks)
+        np.testing.assert_allclose(elements_of(scaled, row, peaks=peaks), expected, rtol=1e-5)
+
+
+def test_contact_is_read_in_the_units_of_its_channel(toy_genome: Any) -> None:
+    windows = windows_of(toy_genome, 300)
+    peaks = Regions.from_table(table(toy_genome.sequences))
+    found = {}
+    for scaling in ("none", "robust", "log1p"):
+        channel = ContactChannel(bin_size=20, scaling=scaling)
+        with_contact = channel.fit_transform(windows)
+        found[scaling] = elements_of(with_contact, 3, peaks=peaks, contact="contact")
+    assert found["none"][:, 2].std() > 0
+    for scaling in ("robust", "log1p"):
+        np.testing.assert_allclose(found[scaling], found["none"], rtol=1e-4)

@@ -15,38 +15,13 @@ from numpy.typing import NDArray
 
 from regmask_sk._base import SEQUENCE_CHANNELS
 from regmask_sk._batches import Placement, Reading
+from regmask_sk._contact_maps import power_law
 from regmask_sk._regions import Regions
+from regmask_sk._sources import RawTrack
 from regmask_sk.peaks import call_peaks
 from regmask_sk.windows import Windows
 
-_GAMMA = 0.87  # of the power law by which contacts fall with distance
 _NEAREST = 5_000  # base pairs below which contact maps of 5-kb bins tell no distances apart
-
-
-def power_law_contact(distance: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Contact with the TSS that a distance alone lets one expect.
-
-    Parameters
-    ----------
-    distance : ndarray
-        Base pairs.
-
-    Returns
-    -------
-    ndarray
-        ``(max(distance, 5000) / 5000) ** -0.87``: the power law of the activity-by-contact model,
-        as a share of the contact at 5 kb.
-
-    References
-    ----------
-    Fulco et al., Nature Genetics 51:1664 (2019).
-
-    Examples
-    --------
-    >>> power_law_contact(np.array([100.0, 5_000.0, 50_000.0])).round(3).tolist()
-    [1.0, 1.0, 0.135]
-    """
-    return np.asarray((np.maximum(distance, _NEAREST) / _NEAREST) ** -_GAMMA, np.float64)
 
 
 def genomic(columns: NDArray[np.int64], placement: Placement) -> NDArray[np.int64]:
@@ -104,12 +79,12 @@ class ElementFinder:
         0 taken as 0.
     contact : int or None
         Channel whose mean over an element is its contact with the TSS, values below 0 taken as
-        0; None for :func:`power_law_contact`.
+        0; None for the power law of the activity-by-contact model.
     peaks : Regions or None
         Candidates on the genome.
-    scales : dict of int to (float, float)
-        Center and scale of the channels that hold ``asinh((value - center) / scale)``; those of
-        the other channels are taken as they are.
+    raw : dict of int to RawTrack
+        How the channels above are read in the units of their files; others are taken as they
+        are.
     peak_scale : float
         What one count adds up to in the units of the track; see
         :func:`regmask_sk.peaks.call_peaks`.
@@ -133,7 +108,7 @@ class ElementFinder:
     activity_tracks: tuple[int, ...]
     contact: int | None
     peaks: Regions | None
-    scales: Mapping[int, tuple[float, float]]
+    raw: Mapping[int, RawTrack]
     peak_scale: float
     max_elements: int
     max_distance: int
@@ -205,22 +180,23 @@ class ElementFinder:
         columns, distance = columns[wanted], distance[wanted]
         nearest = np.lexsort((columns[:, 0], distance))[: self.max_elements]
         columns, distance = columns[nearest], distance[nearest]
-        activity = [self._raw(x[channel], channel) for channel in self.activity_tracks]
+        activity = [self._raw(x, channel, placement) for channel in self.activity_tracks]
+        contact = None if self.contact is None else self._raw(x, self.contact, placement)
         features = np.zeros((len(columns), 3))
         features[:, 0] = distance
         for row, (first, last) in zip(features, columns.tolist(), strict=True):
             sums = [max(track[first:last].sum(), 0.0) for track in activity]
             row[1] = np.prod(np.power(sums, 1 / len(sums)))
-            if self.contact is not None:
-                row[2] = max(self._raw(x[self.contact, first:last], self.contact).mean(), 0.0)
-        if self.contact is None:
-            features[:, 2] = power_law_contact(distance)
+            if contact is not None:
+                row[2] = max(contact[first:last].mean(), 0.0)
+        if contact is None:
+            features[:, 2] = power_law(distance, bin_size=_NEAREST)
         return Elements(columns, features)
 
     def _candidates(self, x: NDArray[np.float32], placement: Placement | None) -> NDArray[np.int64]:
         """Columns of every peak that overlaps a window; they may stick out of it."""
         if self.peaks is None:
-            raw = self._raw(x[self.track], self.track)
+            raw = self._raw(x, self.track, placement)
             return call_peaks(raw, scale=self.peak_scale).intervals
         if placement is None:
             raise ValueError(
@@ -231,13 +207,12 @@ class ElementFinder:
         offsets = np.array(list(within), np.int64).reshape(-1, 2) - placement.start
         return genomic(offsets, placement)
 
-    def _raw(self, values: NDArray[np.float32], channel: int) -> NDArray[np.float64]:
+    def _raw(
+        self, x: NDArray[np.float32], channel: int, placement: Placement | None
+    ) -> NDArray[np.float64]:
         """Values of a channel in the units of its file."""
-        raw = values.astype(np.float64)
-        if channel not in self.scales:
-            return raw
-        center, scale = self.scales[channel]
-        return np.asarray(np.sinh(raw) * scale + center)
+        cell_type = None if placement is None else placement.cell_type
+        return self.raw.get(channel, RawTrack(channel)).read(x, cell_type)
 
     def _promoter(self, length: int) -> tuple[int, int]:
         first = length // 2 - self.promoter_length // 2
@@ -325,23 +300,6 @@ def element_finder(
         track=names.index(accessible),
         activity_tracks=tuple(names.index(name) for name in active),
         contact=None if contact is None else names.index(contact),
-        scales=_scales(windows, {name for channels in chosen.values() for name in channels}),
+        raw={names.index(n): RawTrack.of(windows, n) for group in chosen.values() for n in group},
         **settings,
     )
-
-
-def _scales(windows: Windows, names: set[str]) -> dict[int, tuple[float, float]]:
-    """Center and scale of those of the channels that ``SignalChannels`` has scaled."""
-    found: dict[int, tuple[float, float]] = {}
-    for source in windows.sources:
-        scales: dict[str, Any] = getattr(source, "scales", None) or {}
-        for name in names & set(scales):
-            if len(scales[name]) > 1:
-                raise ValueError(
-                    f"track {name!r} is scaled differently for the cell types "
-                    f"{sorted(scales[name])}, and EPInformerRegressor needs its raw values. Build "
-                    "X with SignalChannels(scaling='none')."
-                )
-            (learned,) = scales[name].values()
-            found[windows.channel_names.index(name)] = learned["center"], learned["scale"]
-    return found

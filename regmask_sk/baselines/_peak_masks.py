@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from regmask_sk._batches import Placement, Reading
 from regmask_sk._regions import Regions
-from regmask_sk._sources import SignalSource
+from regmask_sk._sources import RawTrack
 from regmask_sk.loci import read_regions
 from regmask_sk.peaks import Peaks, call_peaks
 
@@ -119,30 +119,22 @@ class CalledPeaks:
 
     Parameters
     ----------
-    channel : int
-        The track's channel.
-    source : SignalSource or None
-        Where the track comes from; None where the window has raw values.
-    name : str
-        The track's name in `source`.
+    track : RawTrack
+        The track.
     options : dict
         Parameters of :func:`regmask_sk.peaks.call_peaks`.
     """
 
-    channel: int
-    source: SignalSource | None
-    name: str
+    track: RawTrack
     options: Mapping[str, Any]
 
     def __call__(self, x: NDArray[np.float32], placement: Placement | None) -> Peaks:
         """Call the peaks of a window on the track's raw values."""
-        track: NDArray[np.floating] = x[self.channel]
         cell_type = None if placement is None else placement.cell_type
+        values = self.track.read(x, cell_type)
         if placement is not None and placement.reverse:
-            track = track[::-1]
-        if self.source is not None:
-            track = self.source.unscaled(track, self.name, cell_type)
-        return call_peaks(track, **self.options)
+            values = values[::-1]
+        return call_peaks(values, **self.options)
 
 
 @dataclass(frozen=True, eq=False)

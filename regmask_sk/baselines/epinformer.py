@@ -69,7 +69,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
         scaled are brought back to the units of their files first.
     contact : str or None, default=None
         Channel whose mean over an element is its contact with the TSS. None takes the power law
-        of the activity-by-contact model, ``(max(distance, 5000) / 5000) ** -0.87``.
+        of the activity-by-contact model, ``(max(distance, 5000) / 1000) ** -0.87``.
     element_features : sequence of str, default=("distance", "activity", "contact")
         Which of the three join the sequence of an element. Scores have activity and contact in
         any case.
@@ -417,5 +417,5 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
 
 
 def _placement(X: Windows, row: int) -> Placement:
-    chrom, start, end, *_ = X.interval(row)
-    return Placement(chrom, start, end, bool(X.reversed[row]))
+    chrom, start, end, cell_type, *_ = X.interval(row)
+    return Placement(chrom, start, end, bool(X.reversed[row]), cell_type)

@@ -13,7 +13,7 @@ from torch import nn
 
 from regmask_sk._base import WindowArray
 from regmask_sk._model import promoter_window
-from regmask_sk._sources import SignalSource
+from regmask_sk._sources import RawTrack, SignalSource
 from regmask_sk.baselines._fixed_mask import FixedMaskRegressor
 from regmask_sk.baselines._peak_masks import CalledPeaks, FindPeaks, PeakMasks, RegionPeaks
 from regmask_sk.peaks import call_peaks
@@ -238,7 +238,7 @@ class PeakMaskRegressor(FixedMaskRegressor):
                     f"names. Give the index of a channel of raw counts, 0 to {n_channels - 1}, or "
                     "pass Windows."
                 )
-            return CalledPeaks(int(self.track), None, "", self._call_options())
+            return CalledPeaks(RawTrack(int(self.track)), self._call_options())
         sources = {
             name: source
             for source in X.sources
@@ -250,11 +250,11 @@ class PeakMaskRegressor(FixedMaskRegressor):
                 f"track={self.track!r} is not among the tracks of X, {list(sources)}. Name one of "
                 "them, add it with SignalChannels, or give peaks."
             )
-        channel, source = X.channel_names.index(self.track), sources[self.track]
+        source = sources[self.track]
         scales = {} if source.scales is None else source.scales[self.track]
         if any(learned["center"] != 0.0 for learned in scales.values()):
             raise ValueError(
                 f"track={self.track!r} has negative values: peaks are called on counts. Name a "
                 "track of counts or coverage, or give peaks."
             )
-        return CalledPeaks(channel, source, self.track, self._call_options())
+        return CalledPeaks(RawTrack.of(X, self.track), self._call_options())
