@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.baselines.enformer import EnformerRegressor as EnformerRegressor
+    from regmask_sk.baselines.prism import PrismRegressor as PrismRegressor
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
@@ -51,7 +53,9 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "EnformerRegressor": "baselines.enformer",
     "FastaReader": "genome",
+    "PrismRegressor": "baselines.prism",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",

@@ -43,6 +43,8 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("gradient_clip", 0.0, math.inf, "neither"),
     ("ema_decay", 0.0, 1.0, "left"),
     ("validation_fraction", 0.0, 1.0, "left"),
+    ("intervention_weight", 0.0, math.inf, "left"),
+    ("uniform_weight", 0.0, math.inf, "left"),
 )
 _INTEGERS: tuple[tuple[str, int], ...] = (
     ("resolution", 1),
@@ -56,8 +58,18 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("finetune_epochs", 0),
     ("mask_resolution", 1),
     ("center_length", 1),
+    ("n_heads", 1),
+    ("key_width", 1),
+    ("n_downsamples", 2),
+    ("n_states", 0),
 )
-_OR_NONE = ("continuity_weight", "generator_epochs", "finetune_epochs", "mask_resolution")
+_OR_NONE = (
+    "continuity_weight",
+    "generator_epochs",
+    "finetune_epochs",
+    "mask_resolution",
+    "center_length",
+)
 
 
 def check_parameters(estimator: Any) -> None:

@@ -43,6 +43,8 @@ _CLASSES = {
     "WindowCache": "regmask_sk.features",
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
+    "EnformerRegressor": "regmask_sk.baselines.enformer",
+    "PrismRegressor": "regmask_sk.baselines.prism",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used

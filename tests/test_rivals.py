@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.baselines import BackboneRegressor
+from regmask_sk.baselines import BackboneRegressor, EnformerRegressor, PrismRegressor
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
 
@@ -24,6 +24,11 @@ RIVALS: dict[str, Any] = {
         backbone="mamba", readout="center", center_length=32, d_model=8, n_layers=1, resolution=8,
         reverse_complement="ph", **SMALL,
     ),
+    "enformer": EnformerRegressor(
+        d_model=12, n_layers=1, n_heads=2, key_width=4, n_downsamples=3, center_length=32,
+        reverse_complement="ph", **SMALL,
+    ),
+    "prism": PrismRegressor(d_model=8, n_layers=1, resolution=8, center_length=32, **SMALL),
 }  # fmt: skip
 
 
