@@ -255,9 +255,9 @@ class EnformerRegressor(RivalRegressor):
         grain, length = 2**self.n_downsamples, self.n_features_in_
         if grain > 2 * length:
             raise ValueError(
-                f"n_downsamples={self.n_downsamples} makes tokens of {grain} bp, but the windows "
-                f"have {length} bp: most of a token would be padding. Lower n_downsamples, or "
-                "lengthen the windows."
+                f"n_downsamples={self.n_downsamples} makes tokens of {grain} bp, but X has windows "
+                f"of {length} bp ({length} feature(s)): most of a token would be padding. Lower "
+                "n_downsamples, or lengthen the windows."
             )
 
     def _make_module(self, n_outputs: int) -> BackboneModel:
