@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.baselines.enformer import EnformerRegressor as EnformerRegressor
     from regmask_sk.baselines.epinformer import EPInformerRegressor as EPInformerRegressor
     from regmask_sk.baselines.graphreg import GraphRegRegressor as GraphRegRegressor
     from regmask_sk.baselines.peak_mask import PeakMaskRegressor as PeakMaskRegressor
     from regmask_sk.baselines.position_mask import PositionMaskRegressor as PositionMaskRegressor
+    from regmask_sk.baselines.prism import PrismRegressor as PrismRegressor
     from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -59,10 +61,12 @@ _PUBLIC = {
     "BinnedSignalRegressor": "baselines.binned_signal",
     "ContactChannel": "contacts",
     "EPInformerRegressor": "baselines.epinformer",
+    "EnformerRegressor": "baselines.enformer",
     "FastaReader": "genome",
     "GraphRegRegressor": "baselines.graphreg",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
+    "PrismRegressor": "baselines.prism",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",

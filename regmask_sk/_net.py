@@ -315,11 +315,16 @@ class WindowNet(NeuralNet):
         """Weighted regression loss plus the penalty of the stage."""
         measured, weight = (to_device(value, self.device) for value in y_true)
         target = measured if y_pred.target is None else y_pred.target.float()
-        losses = [
-            regression_loss(predicted.float(), target, weight, loss=self.settings.loss)
-            for predicted in y_pred.predictions
-        ]
-        loss = torch.stack(losses).mean() + y_pred.penalty
+        losses = torch.stack(
+            [
+                regression_loss(predicted.float(), target, weight, loss=self.settings.loss)
+                for predicted in y_pred.predictions
+            ]
+        )
+        if y_pred.weights is None:
+            loss = losses.mean() + y_pred.penalty
+        else:
+            loss = losses @ losses.new_tensor(y_pred.weights) + y_pred.penalty
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
                 f"the loss became {loss.item()} in epoch {len(self.history)}, stage "

@@ -33,19 +33,22 @@ class Outcome(NamedTuple):
     Attributes
     ----------
     predictions : list of Tensor of shape (batch, n_outputs)
-        Each is compared with the target; their losses are averaged.
+        Each is compared with the target.
     target : Tensor of shape (batch, n_outputs) or None
         ``None`` stands for the measured target.
     penalty : Tensor of shape ()
         Added to the regression loss.
     kept : Tensor of shape ()
         Mean share of the bases that the masks keep.
+    weights : tuple of float, optional
+        Weights of the predictions' losses in their sum; by default they are averaged.
     """
 
     predictions: list[Tensor]
     target: Tensor | None
     penalty: Tensor
     kept: Tensor
+    weights: tuple[float, ...] | None = None
 
 
 def _leaking(gates: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ _REALS: tuple[tuple[str, float, float, str], ...] = (
     ("validation_fraction", 0.0, 1.0, "left"),
     ("enrichment", 0.0, math.inf, "left"),
     ("target_weight", 0.0, math.inf, "left"),
+    ("intervention_weight", 0.0, math.inf, "left"),
+    ("uniform_weight", 0.0, math.inf, "left"),
 )
 _INTEGERS: tuple[tuple[str, int], ...] = (
     ("resolution", 1),
@@ -63,8 +65,17 @@ _INTEGERS: tuple[tuple[str, int], ...] = (
     ("n_filters", 8),
     ("bin_size", 1),
     ("n_heads", 1),
+    ("key_width", 1),
+    ("n_downsamples", 2),
+    ("n_states", 0),
 )
-_OR_NONE = ("continuity_weight", "generator_epochs", "finetune_epochs", "mask_resolution")
+_OR_NONE = (
+    "continuity_weight",
+    "generator_epochs",
+    "finetune_epochs",
+    "mask_resolution",
+    "center_length",
+)
 
 
 def check_parameters(estimator: Any) -> None:

@@ -49,6 +49,8 @@ _CLASSES = {
     "PeakMaskRegressor": "regmask_sk.baselines.peak_mask",
     "PositionMaskRegressor": "regmask_sk.baselines.position_mask",
     "GraphRegRegressor": "regmask_sk.baselines.graphreg",
+    "EnformerRegressor": "regmask_sk.baselines.enformer",
+    "PrismRegressor": "regmask_sk.baselines.prism",
 }
 _REGRESSORS = [name for name in _CLASSES if name.endswith("Regressor")]
 _REBUILT = {"store_", "source_"}  # open files and what is cached: made anew when used

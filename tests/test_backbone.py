@@ -29,9 +29,17 @@ def test_the_center_alone_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("length", "center_length", "expected"),
-    [(64, 16, slice(3, 5)), (64, 17, slice(2, 6)), (64, 2000, slice(0, 8)), (60, 1, slice(3, 5))],
+    [
+        (64, 16, slice(3, 5)),
+        (64, 17, slice(2, 6)),
+        (64, 2000, slice(0, 8)),
+        (60, 1, slice(3, 5)),
+        (64, None, slice(0, 8)),
+    ],
 )
-def test_center_length_is_in_base_pairs(length: int, center_length: int, expected: slice) -> None:
+def test_center_length_is_in_base_pairs(
+    length: int, center_length: int | None, expected: slice
+) -> None:
     X = np.random.default_rng(0).normal(size=(20, 2, length)).astype(np.float32)
     model = BackboneRegressor(
         **{**TINY, "resolution": 7 if length == 60 else 8},

@@ -75,3 +75,15 @@ def test_with_equal_directions_reading_backwards_reads_the_same() -> None:
     mixer.back.load_state_dict(mixer.ahead.state_dict())
     h = torch.randn(1, 40, 20)
     torch.testing.assert_close(mixer(h.flip(1)).flip(1), mixer(h))
+
+
+def test_tokens_that_are_embedded_already_go_straight_to_the_layers() -> None:
+    torch.manual_seed(0)
+    whole = CaduceusBackbone(4, d_model=6, n_layers=2, dropout=0.0, resolution=4)
+    layers = CaduceusBackbone(6, d_model=6, n_layers=2, dropout=0.0, embedded=True)
+    state = whole.state_dict()
+    layers.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith("embedding")}
+    )
+    x = torch.randn(2, 4, 40)
+    assert torch.equal(layers(whole.embedding(x)), whole(x))

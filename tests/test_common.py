@@ -34,7 +34,13 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from regmask_sk.baselines import BackboneRegressor, BinnedSignalRegressor, GraphRegRegressor
+from regmask_sk.baselines import (
+    BackboneRegressor,
+    BinnedSignalRegressor,
+    EnformerRegressor,
+    GraphRegRegressor,
+    PrismRegressor,
+)
 from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.regressor import RegMaskRegressor
@@ -79,6 +85,32 @@ CHECKED_GRAPHREG = GraphRegRegressor(
     random_state=0,
     device="cpu",
 )
+CHECKED_ENFORMER = EnformerRegressor(
+    d_model=12,
+    n_layers=1,
+    n_heads=2,
+    key_width=4,
+    n_downsamples=2,
+    dropout=0.0,
+    max_epochs=15,
+    learning_rate=0.02,
+    ema_decay=0.9,
+    random_state=0,
+    device="cpu",
+)
+CHECKED_PRISM = PrismRegressor(
+    d_model=8,
+    n_layers=1,
+    resolution=1,
+    dropout=0.0,
+    center_length=2,
+    batch_size=16,
+    max_epochs=15,
+    learning_rate=0.02,
+    ema_decay=0.9,
+    random_state=0,
+    device="cpu",
+)
 
 
 def expected_to_fail(estimator: Any) -> dict[str, str]:
@@ -92,7 +124,14 @@ def expected_to_fail(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [CHECKED, CHECKED_BACKBONE, CHECKED_GRAPHREG, BinnedSignalRegressor(bin_size=1)],
+    [
+        CHECKED,
+        CHECKED_BACKBONE,
+        CHECKED_ENFORMER,
+        CHECKED_GRAPHREG,
+        CHECKED_PRISM,
+        BinnedSignalRegressor(bin_size=1),
+    ],
     expected_failed_checks=expected_to_fail,
 )
 def test_scikit_learn_checks(estimator: Any, check: Callable[[Any], None]) -> None:

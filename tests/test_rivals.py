@@ -14,9 +14,11 @@ from sklearn.pipeline import Pipeline
 
 from regmask_sk.baselines import (
     BackboneRegressor,
+    EnformerRegressor,
     EPInformerRegressor,
     GraphRegRegressor,
     PeakMaskRegressor,
+    PrismRegressor,
 )
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
@@ -46,6 +48,11 @@ RIVALS: dict[str, Any] = {
         peaks=PEAKS, sparsity=0.3, promoter_length=4, backbone="mamba", d_model=8, n_layers=1,
         resolution=8, reverse_complement="ps", **SMALL,
     ),
+    "enformer": EnformerRegressor(
+        d_model=12, n_layers=1, n_heads=2, key_width=4, n_downsamples=3, center_length=32,
+        reverse_complement="ph", **SMALL,
+    ),
+    "prism": PrismRegressor(d_model=8, n_layers=1, resolution=8, center_length=32, **SMALL),
 }  # fmt: skip
 
 

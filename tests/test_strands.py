@@ -54,3 +54,20 @@ def test_any_body_turns_with_the_window(name: str, resolution: int) -> None:
     torch.testing.assert_close(shared(turned), shared(x).flip(2), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(body(turned), body(x).flip(2), rtol=1e-2, atol=1e-2)
     assert (shared.out_channels, shared.resolution) == (body.out_channels, resolution)
+
+
+class _Scaled(nn.Module):
+    """Two readings a window, scaled by what is given beside it."""
+
+    out_channels, resolution = len(COMPLEMENT), 1
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return (scale[:, :, None, None] * x.cumsum(dim=2)[:, None]).flatten(0, 1)
+
+
+def test_what_else_a_body_takes_is_the_same_for_both_strands() -> None:
+    shared, x, scale = SharedStrands(_Scaled(), COMPLEMENT), window(3, 10), torch.rand(3, 2)
+    turned = reverse_complement(x, shared.complement)
+    both = 0.5 * (x.cumsum(dim=2) + turned.cumsum(dim=2).flip(2))
+    expected = scale[:, :, None, None] * both[:, None]
+    torch.testing.assert_close(shared(x, scale).unflatten(0, (3, 2)), expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from enformer_weights import copy_trunk, theirs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from regmask_sk.backbones.transformer import (
-    AttentionPool,
-    FastGELU,
-    TransformerBackbone,
-    _running_statistics_kept,
-    _tower_widths,
-)
+from regmask_sk.backbones._trunk import AttentionPool
+from regmask_sk.backbones.transformer import TransformerBackbone
 
 CHANNELS = 6
 
@@ -33,59 +28,6 @@ def body(**settings: Any) -> TransformerBackbone:
     for layer in made.layers:  # attention starts as nothing: give it something to do
         nn.init.normal_(layer.attention.out.weight, std=0.3)
     return made
-
-
-# -- parts -----------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(1, 2), st.integers(1, 4), st.integers(1, 21))
-def test_attention_pooling_against_loops(batch: int, n_channels: int, n: int) -> None:
-    pool = AttentionPool(n_channels)
-    nn.init.normal_(pool.logits.weight)
-    h = torch.randn(batch, n_channels, n)
-    found = pool(h)
-    assert found.shape == (batch, n_channels, -(-n // 2))
-    logits = torch.einsum("ec,bcn->ben", pool.logits.weight[..., 0], h)
-    for i in range(found.shape[2]):
-        pair = slice(2 * i, 2 * i + 2)
-        expected = (h[..., pair] * logits[..., pair].softmax(dim=2)).sum(dim=2)
-        torch.testing.assert_close(found[..., i], expected)
-
-
-def test_a_last_place_alone_is_kept_and_its_gradient_is_finite() -> None:
-    h = torch.randn(1, 3, 5, requires_grad=True)
-    pool = AttentionPool(3)
-    found = pool(h)
-    assert torch.equal(found[..., -1], h[..., -1])
-    found.square().sum().backward()
-    assert torch.isfinite(h.grad).all()
-    assert torch.isfinite(pool.logits.weight.grad).all()
-
-
-def test_pooling_starts_near_the_maximum() -> None:
-    pooled = AttentionPool(1)(torch.tensor([[[0.0, 3.0]]]))
-    assert pooled.item() == pytest.approx(3.0 / (1 + math.exp(-6)), rel=1e-5)
-
-
-def test_the_gelu_is_the_fast_one() -> None:
-    h = torch.linspace(-6, 6, 101)
-    torch.testing.assert_close(FastGELU()(h), h * torch.sigmoid(1.702 * h))
-
-
-@pytest.mark.parametrize(
-    ("d_model", "n_levels", "expected"),
-    [
-        (1536, 7, [768, 768, 882, 1013, 1164, 1337, 1536]),
-        (8, 2, [4, 8]),
-        (8, 3, [4, 4, 8]),
-        (1, 7, [1] * 7),
-    ],
-)
-def test_the_tower_widens_to_the_width_of_the_body(
-    d_model: int, n_levels: int, expected: list[int]
-) -> None:
-    assert _tower_widths(d_model, n_levels) == expected
 
 
 # -- the body --------------------------------------------------------------------------
@@ -198,14 +140,6 @@ def test_checkpointing_computes_parts_again_and_changes_nothing(part: str) -> No
         torch.testing.assert_close(plain, again)
 
 
-def test_batch_norms_come_back_from_a_second_pass_that_fails() -> None:
-    norm = body().stem.mix[0]
-    before = norm.momentum, norm.num_batches_tracked
-    with pytest.raises(RuntimeError, match="early"), _running_statistics_kept(norm):
-        raise RuntimeError("early")
-    assert (norm.momentum, norm.num_batches_tracked) == before
-
-
 def test_autocast_keeps_the_residual_in_float32() -> None:
     made = body(n_layers=2).eval()
     x = torch.randn(1, CHANNELS, 512)
@@ -235,73 +169,16 @@ def test_settings_out_of_range(settings: dict[str, int], message: str) -> None:
 # -- enformer-pytorch ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2, 33])
-def test_attention_pooling_of_enformer_pytorch(n: int) -> None:
-    theirs_module = pytest.importorskip("enformer_pytorch.modeling_enformer")
-    ours, theirs = AttentionPool(5), theirs_module.AttentionPool(5)
-    torch.testing.assert_close(ours.logits.weight, theirs.to_attn_logits.weight[..., 0])
-    nn.init.normal_(ours.logits.weight)
-    theirs.to_attn_logits.weight.data.copy_(ours.logits.weight.data[..., None])
-    h = torch.randn(2, 5, n)
-    torch.testing.assert_close(ours(h), theirs(h), rtol=1e-5, atol=1e-5)
-
-
-def without_pools(state: dict[str, Tensor], pool: str) -> list[Tensor]:
-    return [value for key, value in state.items() if pool not in key]
-
-
 @pytest.mark.parametrize("length", [128, 1_000, 2_048])
 def test_the_trunk_of_enformer_pytorch(length: int) -> None:
-    theirs_module = pytest.importorskip("enformer_pytorch.modeling_enformer")
-    theirs = theirs_module.Enformer.from_hparams(
-        dim=24,
-        depth=2,
-        heads=2,
-        attn_dim_key=12,
-        dim_divisible_by=1,
-        output_heads={"human": 1},
-        target_length=-1,
-    ).eval()
-    torch.manual_seed(0)
-    for value in [*theirs.parameters(), *theirs.buffers()]:
-        if value.is_floating_point():
-            nn.init.uniform_(value, 0.5, 1.0) if value.ndim == 1 else nn.init.normal_(
-                value, std=0.2
-            )
+    other = theirs(dim=24, depth=2, heads=2, attn_dim_key=12, dim_divisible_by=1, target_length=-1)
     ours = TransformerBackbone(4, d_model=24, n_layers=2, n_heads=2, resolution=128).eval()
-    # Convolutions and batch norms come in the same order; the pools of ours belong to the
-    # level that they lead to.
-    convolutions = {
-        **{f"stem.{key}": value for key, value in theirs.stem.state_dict().items()},
-        **{f"tower.{key}": value for key, value in theirs.conv_tower.state_dict().items()},
-    }
-    trunk = nn.ModuleList([ours.stem, ours.tower])
-    copied = without_pools(convolutions, "to_attn_logits")
-    for mine, other in zip(without_pools(trunk.state_dict(), "pool.logits"), copied, strict=True):
-        mine.copy_(other)
-    pools = [down.pool for down in ours.tower] + [ours.last_pool]
-    logits = [value for key, value in convolutions.items() if "to_attn_logits" in key]
-    for pool, weight in zip(pools, logits, strict=True):
-        pool.logits.weight.data.copy_(weight[..., 0])
-    for layer, (attended, network) in zip(ours.layers, theirs.transformer, strict=True):
-        norm, attention, _ = attended.fn
-        layer.norm.load_state_dict(norm.state_dict())
-        layer.mlp.load_state_dict(network.fn.state_dict())
-        for name, other in (
-            ("query", "to_q"),
-            ("key", "to_k"),
-            ("value", "to_v"),
-            ("position_key", "to_rel_k"),
-            ("out", "to_out"),
-        ):
-            getattr(layer.attention, name).load_state_dict(getattr(attention, other).state_dict())
-        layer.attention.content_bias.data.copy_(attention.rel_content_bias[0])
-        layer.attention.position_bias.data.copy_(attention.rel_pos_bias[0])
+    copy_trunk(other, ours)
     seen: list[Tensor] = []
     ours.out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     x = F.one_hot(torch.randint(0, 4, (2, length)), 4).float()
     with torch.no_grad():
         ours(x.transpose(1, 2))
-        expected = theirs.transformer(theirs.conv_tower(theirs.stem(x.mT)).mT).mT
+        expected = other.transformer(other.conv_tower(other.stem(x.mT)).mT).mT
     assert seen[0].shape == (2, 24, -(-length // 128))
     torch.testing.assert_close(seen[0], expected, rtol=1e-5, atol=1e-5)

@@ -72,6 +72,9 @@ class CaduceusBackbone(MambaBackbone):
     checkpointing : bool, default=False
         Keep only the tokens between layers in training, and compute a layer again in
         backward: about half the memory, for one more forward pass.
+    embedded : bool, default=False
+        Whether the input is tokens already, of `d_model` channels; `in_channels` and `resolution`
+        mean nothing then.
 
     Attributes
     ----------

@@ -146,6 +146,9 @@ class MambaBackbone(nn.Module):
     checkpointing : bool, default=False
         Keep only the tokens between layers in training, and compute a layer again in
         backward: about half the memory, for one more forward pass.
+    embedded : bool, default=False
+        Whether the input is tokens already, of `d_model` channels; `in_channels` and `resolution`
+        mean nothing then.
 
     Attributes
     ----------
@@ -178,12 +181,15 @@ class MambaBackbone(nn.Module):
         dropout: float = 0.1,
         resolution: int = 16,
         checkpointing: bool = False,
+        embedded: bool = False,
     ) -> None:
         super().__init__()
         self.out_channels = d_model
         self.resolution = resolution
         self.checkpointing = checkpointing
-        self.embedding = TokenEmbedding(in_channels, d_model, resolution)
+        self.embedding = (
+            nn.Identity() if embedded else TokenEmbedding(in_channels, d_model, resolution)
+        )
         self.layers = nn.ModuleList(
             _Layer(self._mixer(d_model), d_model, dropout) for _ in range(n_layers)
         )

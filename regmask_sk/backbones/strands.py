@@ -65,12 +65,14 @@ class SharedStrands(nn.Module):
         self.resolution = cast(int, backbone.resolution)
         self.register_buffer("complement", torch.tensor(complement), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
         """Map ``(batch, c, length)`` to ``(batch, d, T)``.
 
         The length must be a multiple of the resolution, or the tokens of the two strands
-        would not cover the same bases.
+        would not cover the same bases. What else the body takes, in `more`, has one entry a window
+        and is the same for both strands; the body may give several rows of tokens a window.
         """
         both = torch.cat([x, reverse_complement(x, self.complement)])
-        forward, backward = self.backbone(both).chunk(2)
+        tokens = self.backbone(both, *(torch.cat([each, each]) for each in more))
+        forward, backward = tokens.chunk(2)
         return 0.5 * (forward + backward.flip(2))

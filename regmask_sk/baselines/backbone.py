@@ -6,6 +6,7 @@ output over 2,000 bp around the TSS, a small network (``readout="center"``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
@@ -20,34 +21,70 @@ from regmask_sk.ops.strands import reverse_complement as turned
 from regmask_sk.predictor import Readout, in_double
 
 
+def center_tokens(length: int, resolution: int, center_length: int | None) -> slice:
+    """Tokens that hold the base pairs around the TSS, the middle of the window.
+
+    Parameters
+    ----------
+    length, resolution : int
+        Base pairs of the window and of a token.
+    center_length : int or None
+        Base pairs around the TSS; None stands for the whole window.
+
+    Returns
+    -------
+    slice
+        At least the token or the two tokens at the TSS, at most all.
+
+    Examples
+    --------
+    >>> center_tokens(196_608, 128, 114_688), center_tokens(4096, 16, None)
+    (slice(320, 1216, None), slice(0, 256, None))
+    """
+    width = length if center_length is None else min(center_length, length)
+    reach, middle = max(width / (2 * resolution), 0.5), length / (2 * resolution)
+    first, last = math.floor(middle - reach), math.ceil(middle + reach)
+    return slice(max(first, 0), min(last, -(-length // resolution)))
+
+
 class CenterReadout(nn.Module):
     """Mean of the tokens around the TSS, and covariates, through a network of two hidden layers.
 
     Parameters
     ----------
     in_channels : int
-        Channels of the tokens, and width of the network.
+        Channels of the tokens.
     n_outputs, n_covariates : int
         Numbers of targets and of covariates.
     tokens : slice
         The tokens to average.
     dropout : float
         Dropout probability of the hidden layers.
+    width : int, optional
+        Width of the hidden layers, by default that of the tokens.
     """
 
     def __init__(
-        self, in_channels: int, n_outputs: int, n_covariates: int, *, tokens: slice, dropout: float
+        self,
+        in_channels: int,
+        n_outputs: int,
+        n_covariates: int,
+        *,
+        tokens: slice,
+        dropout: float,
+        width: int | None = None,
     ) -> None:
         super().__init__()
         self.tokens = tokens
+        width = in_channels if width is None else width
         self.network = nn.Sequential(
-            nn.Linear(in_channels + n_covariates, in_channels),
+            nn.Linear(in_channels + n_covariates, width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(in_channels, in_channels),
+            nn.Linear(width, width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(in_channels, n_outputs),
+            nn.Linear(width, n_outputs),
         )
 
     def forward(self, h: Tensor, covariates: Tensor, *, exact: bool) -> Tensor:
@@ -121,8 +158,9 @@ class BackboneRegressor(RivalRegressor):
         How tokens become a prediction: as in ``RegMaskRegressor``, by a gated sum, means over
         bins of distance to the TSS and attention heads; or by the mean over `center_length`,
         as in the published baselines.
-    center_length : int, default=2000
-        Base pairs around the TSS that ``readout="center"`` averages over.
+    center_length : int or None, default=2000
+        Base pairs around the TSS that ``readout="center"`` averages over; None stands for the
+        whole window.
     resolution : int, default=16
         Base pairs that a token of the body stands for.
     d_model, n_layers, dropout, checkpointing
@@ -167,7 +205,7 @@ class BackboneRegressor(RivalRegressor):
         *,
         backbone: str | type[nn.Module] = "conv",
         readout: Literal["learned", "center"] = "learned",
-        center_length: int = 2000,
+        center_length: int | None = 2000,
         resolution: int = 16,
         d_model: int = 64,
         n_layers: int = 4,
@@ -242,13 +280,9 @@ class BackboneRegressor(RivalRegressor):
         if shared and complement is not None:
             body = SharedStrands(body, among(complement, read))
         width, n_covariates = cast(int, body.out_channels), len(self.covariate_mean_)
-        n_tokens = -(-length // grain)
         readout: Readout | CenterReadout
         if self.readout == "center":
-            reach = max(min(self.center_length, length) / (2 * grain), 0.5)
-            middle = length / (2 * grain)
-            first, last = int(np.floor(middle - reach)), int(np.ceil(middle + reach))
-            tokens = slice(max(first, 0), min(last, n_tokens))
+            tokens = center_tokens(length, grain, self.center_length)
             readout = CenterReadout(
                 width, n_outputs, n_covariates, tokens=tokens, dropout=self.dropout
             )
@@ -257,7 +291,7 @@ class BackboneRegressor(RivalRegressor):
                 width,
                 n_outputs,
                 n_covariates,
-                n_tokens=n_tokens,
+                n_tokens=-(-length // grain),
                 resolution=grain,
                 dropout=min(3 * self.dropout, 0.5),
                 both_directions=shared,
