@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
+    from regmask_sk.benchmark import Comparison as Comparison
+    from regmask_sk.benchmark import compare as compare
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
     from regmask_sk.export import export_masks as export_masks
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from regmask_sk.persistence import save_model as save_model
     from regmask_sk.plotting import plot_locus as plot_locus
     from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
+    from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
     from regmask_sk.windows import Windows as Windows
 
 __version__ = metadata.version("regmask_sk")
@@ -51,6 +54,7 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "Comparison": "benchmark",
     "FastaReader": "genome",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
@@ -60,9 +64,11 @@ _PUBLIC = {
     "Windows": "windows",
     "call_elements": "export",
     "check_loci": "loci",
+    "compare": "benchmark",
     "export_masks": "export",
     "gene_elements": "export",
     "load_model": "persistence",
+    "load_seq2exp": "seq2exp",
     "mask_average_precision": "metrics",
     "mask_roc_auc": "metrics",
     "plot_locus": "plotting",
