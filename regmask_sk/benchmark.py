@@ -307,8 +307,8 @@ def compare(
     >>> result.summary()[["n_cells", "mse"]].round(2)
                n_cells   mse
     estimator
-    ridge            3  0.02
-    mean             3  1.00
+    ridge            3  0.01
+    mean             3  0.84
     """
     models = variants(estimators, truncate=truncate, ablate_signals=ablate_signals)
     rows = loci if hasattr(loci, "shape") else np.asarray(loci)

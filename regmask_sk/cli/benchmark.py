@@ -18,7 +18,8 @@ from regmask_sk.cli.rivals import RIVAL_OPTIONS, make_rivals
 from regmask_sk.cli.shared_options import LOCI_OPTIONS
 from regmask_sk.cli.steps import cache_steps, check_genome_files, given, reading_steps
 
-_TABLES = (
+#: What is written beside the cells.
+TABLES = (
     "cells.tsv", "summary.tsv", "summary.md", "tests.tsv", "predictions.tsv", "comparison.png",
 )  # fmt: skip
 # What a preset decides.
@@ -131,7 +132,7 @@ def _word(name: str) -> str:
 
 def _check_out(out: Path, force: bool) -> None:
     check_writable(out)
-    there = [name for name in _TABLES if (out / name).exists()]
+    there = [name for name in TABLES if (out / name).exists()]
     # Beside cells, tables are those of an earlier run, and are made anew.
     if there and not (out / "cells").is_dir() and not force:
         raise FileExistsError(
