@@ -289,8 +289,10 @@ def compare(
     ``fit_seconds`` and ``predict_seconds`` include the reading of files; a ``WindowCache`` that
     an earlier cell has filled makes them shorter. ``peak_memory_mb``, with `isolate`, is the
     greatest resident memory (10**6 bytes) of the cell's process up to the end of ``predict``:
-    interpreter and libraries (some 400 MB with torch), the gene table and mapped files that were
-    read are in it, loader processes (``n_workers``) are not. ``peak_gpu_memory_mb`` is torch's
+    interpreter and libraries (some 160 MB with scikit-learn, 650 MB with torch), the gene
+    table and mapped files that were read are in it, loader processes (``n_workers``) are not. In
+    a new process the first ``fit`` also takes the seconds in which libraries load or compile what
+    they need. ``peak_gpu_memory_mb`` is torch's
     greatest allocation on the current CUDA device.
 
     Examples
