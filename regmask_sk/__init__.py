@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from regmask_sk.baselines.peak_mask import PeakMaskRegressor as PeakMaskRegressor
     from regmask_sk.baselines.position_mask import PositionMaskRegressor as PositionMaskRegressor
     from regmask_sk.baselines.prism import PrismRegressor as PrismRegressor
+    from regmask_sk.benchmark import Comparison as Comparison
+    from regmask_sk.benchmark import compare as compare
     from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from regmask_sk.persistence import save_model as save_model
     from regmask_sk.plotting import plot_locus as plot_locus
     from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
+    from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
     from regmask_sk.windows import Windows as Windows
 
 __version__ = metadata.version("regmask_sk")
@@ -59,6 +62,7 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "Comparison": "benchmark",
     "ContactChannel": "contacts",
     "EPInformerRegressor": "baselines.epinformer",
     "EnformerRegressor": "baselines.enformer",
@@ -76,9 +80,11 @@ _PUBLIC = {
     "call_elements": "export",
     "call_peaks": "peaks",
     "check_loci": "loci",
+    "compare": "benchmark",
     "export_masks": "export",
     "gene_elements": "export",
     "load_model": "persistence",
+    "load_seq2exp": "seq2exp",
     "mask_average_precision": "metrics",
     "mask_roc_auc": "metrics",
     "plot_locus": "plotting",

@@ -197,3 +197,21 @@ def test_kmers_alone_are_enough(genome: tuple[Path, Path, pd.DataFrame]) -> None
     windows = SequenceChannels(fasta).fit_transform(TSSWindows(LENGTH).fit_transform(loci))
     y = np.array([windows[i][1].sum() for i in range(len(windows))])  # the number of Cs
     assert BinnedSignalRegressor(kmer_size=1).fit(windows, y).score(windows, y) > 0.99
+
+
+def test_covariates_are_features(genome: tuple[Path, Path, pd.DataFrame]) -> None:
+    fasta, track, loci = genome
+    rng = np.random.default_rng(1)
+    table = loci.assign(gc=rng.normal(size=len(loci)), age=rng.normal(size=len(loci)))
+    windows = SequenceChannels(fasta).fit_transform(TSSWindows(LENGTH).fit_transform(table))
+    windows = SignalChannels({"t": track}, random_state=0).fit_transform(windows)
+    options = {"estimator": LinearRegression(), "bin_size": LENGTH, "kmer_size": 1}
+    model = BinnedSignalRegressor(**options, covariates=["age", "gc"]).fit(windows, 3 * table["gc"])
+    assert list(model.feature_names_) == [
+        "t_bin0", "kmer_A", "kmer_C", "kmer_G", "kmer_T", "age", "gc",
+    ]  # fmt: skip
+    np.testing.assert_allclose(model.predict(windows), 3 * table["gc"], atol=1e-8)
+    with pytest.raises(ValueError, match=r"covariates \['height'\] are not among the columns"):
+        BinnedSignalRegressor(covariates=["height"]).fit(windows, table["gc"])
+    with pytest.raises(ValueError, match="X is an array"):
+        BinnedSignalRegressor(covariates=["gc"]).fit(np.zeros((9, 1, 50)), np.zeros(9))

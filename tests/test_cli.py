@@ -657,7 +657,7 @@ def test_wrong_commands(words: list[str], run: Any) -> None:
     assert "error: " in result.err
 
 
-@pytest.mark.parametrize("command", ["", "demo", "fit", "predict", "mask", "info"])
+@pytest.mark.parametrize("command", ["", "demo", "fit", "predict", "mask", "benchmark", "info"])
 def test_help(command: str, run: Any) -> None:
     result = run(*[command] * bool(command), "--help")
     assert result.code == 0

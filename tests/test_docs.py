@@ -1,6 +1,7 @@
 """The documentation is true: its examples run, its links, options and messages exist.
 
-``python tests/test_docs.py`` writes the tables of options in docs/command-line.md anew.
+``python tests/test_docs.py`` writes the tables of options in docs/command-line.md, and that
+of estimators in docs/benchmark.md, anew.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import pytest
 
 from regmask_sk import RegMaskRegressor, SignalChannels, TSSWindows, export_masks
 from regmask_sk.cli import main
+from regmask_sk.cli.benchmark import TABLES
 from regmask_sk.cli.options import REGRESSOR_OPTIONS, build_parser
+from regmask_sk.cli.rivals import RIVALS
 
 if TYPE_CHECKING:
     from conftest import ToyGenome
@@ -31,6 +34,7 @@ FENCE = re.compile(r"^```(\w+)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OPTIONS_TABLE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+ESTIMATORS_TABLE = re.compile(r"(<!-- estimators -->\n).*?(<!-- end of estimators -->)", re.DOTALL)
 FILE_NAME = re.compile(r"`((?:\.ci|docs|examples|regmask_sk|tests)/[\w./-]*)`")
 TOP_FILE = re.compile(r"`([\w-]+\.(?:md|toml|txt))`")
 
@@ -114,6 +118,8 @@ def test_commands_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             continue  # takes minutes
         if words[0] == "fit":
             words += ["--max-epochs", "1", "--device", "cpu"]
+        if words[0] == "benchmark":
+            words += ["--max-epochs", "1", "--device", "cpu", "--no-isolate"]
         assert main(words) == 0, f"{line}\n{capsys.readouterr().err}"
 
 
@@ -156,7 +162,7 @@ def test_the_table_of_contents_is_complete() -> None:
 def test_named_files_exist(path: Path) -> None:
     text = path.read_text()
     named = [name for name in FILE_NAME.findall(text) if "NAME" not in name]
-    for name in [*named, *TOP_FILE.findall(text)]:
+    for name in {*named, *TOP_FILE.findall(text)} - set(TABLES):
         assert (ROOT / name).exists(), f"{name} does not exist"
 
 
@@ -176,9 +182,9 @@ def test_option_words_exist(path: Path) -> None:
 
 def defaults(command: str) -> dict[str, Any]:
     """Defaults that the parser leaves to the functions it calls."""
-    if command == "fit":
+    if command in ("fit", "benchmark"):
         known = RegMaskRegressor().get_params()
-        given = {name: known[name] for name in REGRESSOR_OPTIONS}
+        given = {name: known[name] for name in REGRESSOR_OPTIONS} if command == "fit" else {}
         signal = inspect.signature(SignalChannels).parameters
         return given | {
             "jitter": TSSWindows().jitter,
@@ -228,6 +234,19 @@ def test_options_are_those_of_the_parser() -> None:
     assert text == with_tables(text), "run `python tests/test_docs.py`"
 
 
+def with_estimators(text: str) -> str:
+    lines = ["| name | what it is |", "|---|---|"]
+    lines += [f"| `{name}` | {rival.meaning} |" for name, rival in RIVALS.items()]
+    table = "\n".join(lines) + "\n"
+    return ESTIMATORS_TABLE.sub(lambda match: match[1] + table + match[2], text)
+
+
+def test_estimators_are_those_of_the_command() -> None:
+    text = (ROOT / "docs" / "benchmark.md").read_text()
+    assert ESTIMATORS_TABLE.search(text)
+    assert text == with_estimators(text), "run `python tests/test_docs.py`"
+
+
 # --- messages --------------------------------------------------------------------------------
 
 
@@ -254,5 +273,6 @@ def test_quoted_messages_are_in_the_sources() -> None:
 
 
 if __name__ == "__main__":
-    page = ROOT / "docs" / "command-line.md"
-    page.write_text(with_tables(page.read_text()))
+    for name, complete in (("command-line.md", with_tables), ("benchmark.md", with_estimators)):
+        page = ROOT / "docs" / name
+        page.write_text(complete(page.read_text()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
         Length of the k-mers counted on the strand of the gene, at most 8; 0 counts none. A k-mer
         that holds an N, or runs off the chromosome, is not counted. Needs the channels A, C, G
         and T.
+    covariates : sequence of str, default=()
+        Numeric columns of the loci table that join the features. For `Windows` only.
 
     Attributes
     ----------
@@ -56,6 +59,7 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
         Length of the windows seen in ``fit``, in base pairs.
     feature_names_ : ndarray of shape (n_binned_features,), str
         Name of each feature: ``DNase_bin3`` is the fourth bin from the window's first column.
+        Covariates come last.
 
     Examples
     --------
@@ -71,11 +75,16 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
     """
 
     def __init__(
-        self, estimator: BaseEstimator | None = None, bin_size: int = 50, kmer_size: int = 0
+        self,
+        estimator: BaseEstimator | None = None,
+        bin_size: int = 50,
+        kmer_size: int = 0,
+        covariates: Sequence[str] = (),
     ) -> None:
         self.estimator = estimator
         self.bin_size = bin_size
         self.kmer_size = kmer_size
+        self.covariates = covariates
 
     def fit(self, X: Windows | ArrayLike, y: ArrayLike) -> BinnedSignalRegressor:
         """Bin the windows and fit the estimator.
@@ -97,7 +106,7 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
         ------
         ValueError
             If a parameter is out of range, there is neither a signal channel nor a k-mer to
-            count, or `X` or `y` holds NaN or infinity.
+            count, a covariate is missing, or `X` or `y` holds NaN or infinity.
         """
         if self.bin_size < 1:
             raise ValueError(f"bin_size is {self.bin_size}; expected at least 1 base pair.")
@@ -178,7 +187,7 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
         n_bins = -(-self.n_features_in_ // self.bin_size)
         binned = [f"{names[i]}_bin{j}" for i in signals for j in range(n_bins)]
         kmers = ["kmer_" + "".join(k) for k in product(SEQUENCE_CHANNELS, repeat=self.kmer_size)]
-        return np.array(binned + (kmers if bases else []), dtype=object)
+        return np.array([*binned, *(kmers if bases else []), *self.covariates], dtype=object)
 
     def _features(self, X: WindowArray) -> NDArray[np.floating]:
         signals, bases = self._roles()
@@ -186,13 +195,16 @@ class BinnedSignalRegressor(RegressorMixin, WindowEstimator):
         widths = np.diff(edges, append=self.n_features_in_)
         features = np.empty((X.shape[0], len(self.feature_names_)))
         n_binned = len(signals) * len(edges)
+        known = self._covariate_table(X, self.covariates)
+        features[:, features.shape[1] - known.shape[1] :] = known
+        kmers = slice(n_binned, features.shape[1] - known.shape[1])
         for row in range(X.shape[0]):
             window = np.asarray(X[row])
             # Summed in double: the error of a float32 sum grows with the width of the bin.
             totals = np.add.reduceat(window[signals], edges, axis=1, dtype=np.float64)
             features[row, :n_binned] = (totals / widths).ravel()
             if bases:
-                features[row, n_binned:] = _count_kmers(window[bases], self.kmer_size)
+                features[row, kmers] = _count_kmers(window[bases], self.kmer_size)
         return features
 
 

@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from regmask_sk._files import beside_of, write_whole
+from regmask_sk._files import write_whole
+from regmask_sk.cli.files import check_free, check_writable
 from regmask_sk.cli.genes import check_split, on_chromosomes, read_genes, target_values
 from regmask_sk.cli.messages import say
-from regmask_sk.cli.options import LOCI_OPTIONS, REGRESSOR_OPTIONS
-from regmask_sk.cli.values import pairs_of, tracks_of
+from regmask_sk.cli.options import REGRESSOR_OPTIONS
+from regmask_sk.cli.shared_options import LOCI_OPTIONS
+from regmask_sk.cli.steps import check_genome_files, given, reading_steps
+from regmask_sk.cli.values import tracks_of
 
 
 def _demo(args: argparse.Namespace) -> None:
     if not args.force and args.out.is_dir() and any(args.out.iterdir()):
         raise FileExistsError(f"--out: {args.out} is not empty; pass --force, or another folder")
-    _check_writable(args.out)
+    check_writable(args.out)
     import_module("regmask_sk.demo").run_demo(args.out, args.seed)
 
 
@@ -34,8 +36,8 @@ def _fit(args: argparse.Namespace) -> None:
     out: Path = args.out
     tables = [out / name for name in ("history.tsv", "predictions.tsv", "metrics.json")]
     for table in tables:
-        _check_free(table, args.force)
-    _check_writable(out)
+        check_free(table, args.force)
+    check_writable(out)
     reading = {name: getattr(args, name) for name in LOCI_OPTIONS}
     loci = read_genes(args, reading, args.target)
     y = target_values(loci, args.target)
@@ -48,7 +50,7 @@ def _fit(args: argparse.Namespace) -> None:
     from regmask_sk.persistence import save_model
 
     check_target(out / "model", args.force)
-    _check_genome_files(args, loci)
+    check_genome_files(args, loci)
     pipeline = _pipeline(args, len(loci))
     n_train, n_test = int((~test).sum()), int(test.sum())
     say(args, f"training on {n_train} genes, {n_test} kept for the test")
@@ -83,8 +85,8 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    _check_free(args.out, args.force)
-    _check_writable(args.out.parent)
+    check_free(args.out, args.force)
+    check_writable(args.out.parent)
     model, loci, notes = _model_and_loci(args)
     target = args.target or str(notes.get("target"))
     measured = None
@@ -102,8 +104,8 @@ def _mask(args: argparse.Namespace) -> None:
     if not files:
         raise ValueError("nothing to write; give --bigwig FILE, --bed FILE or --npz FILE")
     for path in files.values():
-        _check_free(path, args.force)
-        _check_writable(path.parent)
+        check_free(path, args.force)
+        check_writable(path.parent)
     model, loci, _ = _model_and_loci(args)
 
     from regmask_sk.export import export_masks
@@ -115,7 +117,7 @@ def _mask(args: argparse.Namespace) -> None:
         model[-1],
         model[:-1].transform(loci),
         **files,
-        **_given(args, options),
+        **given(args, options),
         overwrite=args.force,
     )
     say(args, f"wrote {', '.join(map(str, files.values()))}")
@@ -147,74 +149,34 @@ def _info(args: argparse.Namespace) -> None:
             print(f"{key}: {value}")
 
 
+def _benchmark(args: argparse.Namespace) -> None:
+    import_module("regmask_sk.cli.benchmark").run_benchmark(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "fit": _fit,
     "predict": _predict,
     "mask": _mask,
+    "benchmark": _benchmark,
     "info": _info,
 }
 
 # --- models ----------------------------------------------------------------------------------
 
 
-def _check_genome_files(args: argparse.Namespace, loci: pd.DataFrame) -> None:
-    """Compare the files with all genes, those of the test too, before any training."""
-    from regmask_sk.genome import BigWigReader, FastaReader, check_chromosomes
-
-    alias = pairs_of(args.chrom_alias, "--chrom-alias")
-    tracks = tracks_of(args.track or [])
-    readers = [
-        FastaReader(args.fasta, alias),
-        *(BigWigReader(p, alias) for _, p in args.track or ()),
-    ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the transformers say it again
-        check_chromosomes(loci, readers, allow_absent=args.missing != "error")
-    for name, files in tracks.items():
-        if isinstance(files, Mapping):
-            wanted = (
-                set(loci["cell_type"].astype(str))
-                if "cell_type" in loci.columns
-                else {"a cell_type column"}
-            )
-            if wanted - set(files):
-                raise ValueError(
-                    f"--track: {name} has files for {sorted(files)}, the loci need "
-                    f"{sorted(map(str, wanted - set(files)))}; give {name}@CELL=FILE for each"
-                )
-
-
 def _pipeline(args: argparse.Namespace, n_genes: int) -> Any:
     from sklearn.pipeline import Pipeline
 
-    from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows, WindowCache
     from regmask_sk.regressor import RegMaskRegressor
 
-    alias = pairs_of(args.chrom_alias, "--chrom-alias") or None
-    windows = TSSWindows(args.length, stranded=not args.unstranded, **_given(args, ("jitter",)))
-    steps: list[tuple[str, Any]] = [
-        ("windows", windows),
-        ("sequence", SequenceChannels(args.fasta, chrom_alias=alias)),
-    ]
-    if args.track:
-        options = _given(args, ("scaling", "missing", "blacklist"))
-        signal_step = SignalChannels(
-            tracks_of(args.track), chrom_alias=alias, random_state=args.seed, **options
-        )
-        steps.append(("signal", signal_step))
-    n_bytes = n_genes * (args.length + 2 * (args.jitter or 0)) * (1 + 4 * len(args.track or ()))
-    if args.cache == "memory" or (args.cache == "auto" and n_bytes < 2**31):
-        steps.append(("cache", WindowCache()))
-    elif args.cache not in ("auto", "none"):
-        steps.append(("cache", WindowCache(args.cache)))
     regressor = RegMaskRegressor(
-        **_given(args, REGRESSOR_OPTIONS),
+        **given(args, REGRESSOR_OPTIONS),
         covariates=tuple(args.covariate or ()),
         random_state=args.seed,
         verbose=int(args.verbose or sys.stderr.isatty()),
     )
-    return Pipeline([*steps, ("model", regressor)])
+    return Pipeline([*reading_steps(args, n_genes, seed=args.seed), ("model", regressor)])
 
 
 def _model_folder(path: str) -> Path:
@@ -273,10 +235,6 @@ def _mask_fraction(pipeline: Any, loci: pd.DataFrame) -> float:
     return total / len(loci)
 
 
-def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 # --- files and messages ----------------------------------------------------------------------
 
 
@@ -298,29 +256,3 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and not np.isfinite(value) else value
         for key, value in metrics.items()
     }
-
-
-def _check_free(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is a device, expected the name of a file to write")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists; pass --force to replace it, or another name")
-
-
-def _check_writable(folder: Path) -> None:
-    """Find out now, rather than after the training, that nothing can be written."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, expected a folder; name another")
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    probe = beside_of(there / "regmask")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(
-            f"cannot write to {folder} ({error.strerror}); name a folder that can be written to"
-        ) from error

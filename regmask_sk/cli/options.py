@@ -6,8 +6,15 @@ import argparse
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
 
+from regmask_sk.cli.benchmark_options import benchmark_options
+from regmask_sk.cli.shared_options import (
+    OneLineParser,
+    common_options,
+    genome_options,
+    loci_options,
+    window_options,
+)
 from regmask_sk.cli.values import (
     count,
     existing_file,
@@ -31,99 +38,6 @@ REGRESSOR_OPTIONS = (
     "finetune_epochs", "patience", "batch_size", "learning_rate", "weight_decay",
     "validation_chroms", "validation_fraction", "n_workers", "device",
 )  # fmt: skip
-# Options that say how loci are read; a model remembers those of its fit.
-LOCI_OPTIONS = (
-    "loci_format", "tss_base", "name_column", "chrom_column", "tss_column", "strand_column",
-    "allow_unstranded", "feature", "name_attribute",
-)  # fmt: skip
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with no usage before it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
-
-
-def _loci_options(parser: argparse.ArgumentParser, columns_from: str) -> None:
-    group = parser.add_argument_group(f"loci (columns and base: {columns_from})")
-    group.add_argument(
-        "--loci",
-        type=existing_file,
-        required=True,
-        metavar="FILE",
-        help="the genes: TSV or CSV with the columns gene, chrom, tss, strand; BED6; GTF or GFF3 "
-        "(each may be gzipped)",
-    )
-    group.add_argument("--loci-format", choices=("auto", "table", "bed", "gtf", "gff3"))
-    group.add_argument(
-        "--tss-base",
-        type=int,
-        choices=(0, 1),
-        help="whether the tss column of a table counts from 0 (the default) or from 1; BED, GTF "
-        "and GFF3 have their own rules",
-    )
-    for column, meaning in (
-        ("name", "gene names"),
-        ("chrom", "chromosomes"),
-        ("tss", "transcription start sites"),
-        ("strand", "strands"),
-    ):
-        group.add_argument(
-            f"--{column}-column", metavar="COLUMN", help=f"of a table, its {meaning}"
-        )
-    group.add_argument("--feature", help='rows of GTF and GFF3 to read (default "gene")')
-    group.add_argument(
-        "--name-attribute",
-        metavar="NAME",
-        help="attribute of GTF and GFF3 that names the gene (default gene_id, in GFF3 ID)",
-    )
-    group.add_argument(
-        "--allow-unstranded",
-        action="store_true",
-        default=None,
-        help='accept the strand ".", read as plus',
-    )
-    group.add_argument(
-        "--blacklist",
-        type=existing_file,
-        metavar="BED",
-        help="regions, named as the loci are; a gene whose TSS lies in one is left out, and fit "
-        "reads the tracks in them as not covered",
-    )
-    group.add_argument(
-        "--exclude-chroms",
-        type=name_list,
-        metavar="A,B",
-        help="leave out, and count, the genes on these chromosomes",
-    )
-    group.add_argument(
-        "--values",
-        type=existing_file,
-        metavar="FILE",
-        help="TSV or CSV of further columns (targets, covariates) by gene name, its first column; "
-        "joined to the loci, as BED, GTF and GFF3 have none",
-    )
-    group.add_argument(
-        "--drop-missing",
-        action="store_true",
-        help="leave out, and count, genes that --values or the target column has no value for",
-    )
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--force", action="store_true", help="replace files and models that are there"
-    )
-    parser.add_argument(
-        "--verbose", action="store_true", help="show progress bars even where stderr is a file"
-    )
-    parser.add_argument("--n-threads", type=count, metavar="N", help="CPU threads for the networks")
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
 
 
 def _trained_model(parser: argparse.ArgumentParser) -> None:
@@ -155,54 +69,8 @@ def _other_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit_options(parser: argparse.ArgumentParser) -> None:
-    _loci_options(parser, "kept in the model")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--target", required=True, metavar="COLUMN", help="numeric column of the loci to predict"
-    )
-    data.add_argument(
-        "--fasta", type=existing_file, required=True, metavar="FILE", help="plain or bgzip"
-    )
-    data.add_argument(
-        "--track",
-        type=named_file,
-        nargs="+",
-        action="extend",
-        metavar="NAME=FILE",
-        help="bigWig tracks; NAME@CELL=FILE, once for each value of the loci's cell_type column, "
-        "for tracks that differ by cell type; without any, the sequence alone is read",
-    )
-    data.add_argument(
-        "--chrom-alias",
-        nargs="+",
-        action="extend",
-        metavar="A=B",
-        help="chromosome A of the loci is B in the FASTA and the tracks; or a file of two "
-        "columns, A and B, parted by a tab",
-    )
-    data.add_argument(
-        "--scaling", choices=("robust", "none"), help="of the tracks, learnt from training genes"
-    )
-    data.add_argument(
-        "--missing",
-        choices=("zero", "mask", "error"),
-        help="bases that a track does not cover: read as 0, the same plus a channel that tells "
-        "them, or an error",
-    )
-    data.add_argument(
-        "--cache",
-        default="auto",
-        metavar="DIR",
-        help='keep windows that were read: in this folder, in "memory", or not at all ("none"); '
-        'default "auto": in memory where they take less than 2 GiB there',
-    )
-    data.add_argument(
-        "--covariate",
-        nargs="+",
-        action="extend",
-        metavar="COLUMN",
-        help="numeric columns of the loci that join the prediction",
-    )
+    loci_options(parser, "kept in the model")
+    data = genome_options(parser)
     data.add_argument(
         "--test-chroms",
         type=name_list,
@@ -221,13 +89,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
     )
 
     model = parser.add_argument_group("model (defaults: those of RegMaskRegressor)")
-    model.add_argument(
-        "--length", type=count, required=True, metavar="N", help="bp of the window around a TSS"
-    )
-    model.add_argument("--jitter", type=natural, metavar="N", help="bp of shifts in training")
-    model.add_argument(
-        "--unstranded", action="store_true", help="windows of minus-strand genes are not turned"
-    )
+    window_options(model)
     model.add_argument("--backbone", metavar="NAME", help='such as "conv"')
     model.add_argument("--mask", choices=("soft", "hard", "topk"))
     model.add_argument("--training", choices=("decoupled", "joint"))
@@ -346,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(name: str, help_text: str, epilog: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog)
-        _common(sub)
+        common_options(sub)
         return sub
 
     demo = command("demo", "Simulate a small genome, train on it and score the masks.")
@@ -375,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--target", metavar="COLUMN", help="the measured values (default: the target of the fit)"
     )
-    _loci_options(predict, "default as in the fit")
+    loci_options(predict, "default as in the fit")
     _other_files(predict)
 
     mask = command("mask", "Write the masks of genes and the elements they call.")
@@ -387,8 +249,17 @@ def build_parser() -> argparse.ArgumentParser:
     mask.add_argument("--min-width", type=count, metavar="N", help="bp of an element")
     mask.add_argument("--merge-gap", type=natural, metavar="N", help="bp bridged in an element")
     mask.add_argument("--combine", choices=("max", "mean"), help="of overlapping windows")
-    _loci_options(mask, "default as in the fit")
+    loci_options(mask, "default as in the fit")
     _other_files(mask)
+
+    benchmark = command(
+        "benchmark",
+        "Compare estimators on the same genes, splits and seeds.",
+        "Under --out: cells/ (each finished fit; a run with the same --out goes on from there, and "
+        "--force runs all anew), cells.tsv, summary.tsv, summary.md, tests.tsv, predictions.tsv, "
+        "comparison.png, made anew by each run.",
+    )
+    benchmark_options(benchmark)
 
     info = command("info", "Say what a saved model is.")
     _trained_model(info)
