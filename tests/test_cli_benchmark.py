@@ -218,4 +218,17 @@ def test_every_short_name_makes_an_estimator(name: str) -> None:
         if isinstance(value, str | int | float):
             assert params[key] == value
     assert rival.meaning
-    assert set(rival.options(RIVAL_OPTIONS)) <= set(params) - set(rival.own)
+    names = {key.rsplit("__", 1)[-1] for key in params}
+    assert set(rival.options(RIVAL_OPTIONS)) <= names - set(rival.own)
+
+
+def test_a_rival_made_of_another_hands_its_options_on() -> None:
+    made = make_rivals(["position-mask"], {"sparsity": 0.3, "max_epochs": 2})["position-mask"]
+    assert (made.sparsity, made.estimator.sparsity, made.estimator.max_epochs) == (0.3, 0.3, 2)
+
+
+def test_the_track_of_elements_is_named() -> None:
+    made = make_rivals(["peak-mask", "epinformer"], {"track": "dnase"})
+    assert [rival.track for rival in made.values()] == ["dnase", "dnase"]
+    with pytest.raises(ValueError, match="--accessibility: none of conv"):
+        make_rivals(["conv"], {"track": "dnase"})

@@ -52,9 +52,11 @@ def run_benchmark(args: argparse.Namespace) -> None:
     """
     _check_words(args)
     _check_out(args.out, args.force)
-    options = given(args, [name for name in RIVAL_OPTIONS if name != "covariates"])
+    options = given(args, [name for name in RIVAL_OPTIONS if name not in ("covariates", "track")])
     if args.covariate:
         options["covariates"] = tuple(args.covariate)
+    if args.accessibility:
+        options["track"] = args.accessibility
     make_rivals(args.estimators, options)  # before any file is read
     data = _own_data(args) if args.preset is None else _published_data(args)
     pipelines = _pipelines(

@@ -85,6 +85,10 @@ def benchmark_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--validation-fraction", type=unit, metavar="F")
     model.add_argument("--sparsity", type=share, metavar="F", help="share of bases kept")
     model.add_argument("--promoter-length", type=length_or_auto, metavar="N")
+    model.add_argument(
+        "--accessibility", metavar="NAME", help="the track of which elements or peaks are made"
+    )
+    model.add_argument("--peaks", type=Path, metavar="FILE", help="BED or narrowPeak of them")
     model.add_argument("--resolution", type=count, metavar="N", help="bp of a token")
     model.add_argument("--d-model", type=count, metavar="N", help="channels of the networks")
     model.add_argument("--n-layers", type=count, metavar="N")

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 RIVAL_OPTIONS = (
     "covariates", "sparsity", "promoter_length", "resolution", "d_model", "n_layers",
     "reverse_complement", "max_epochs", "batch_size", "learning_rate", "weight_decay",
-    "validation_chroms", "validation_fraction", "n_workers", "device",
+    "validation_chroms", "validation_fraction", "n_workers", "device", "track", "peaks",
 )  # fmt: skip
+# What the command calls them, where that is another word.
+_WORDS = {"covariates": "covariate", "track": "accessibility"}
 
 
 class Rival(NamedTuple):
@@ -28,7 +30,8 @@ class Rival(NamedTuple):
     meaning : str
         What it is, for the documentation.
     own : mapping of str to object
-        Parameters that make it what its name says; a `Rival` stands for what it makes.
+        Parameters that make it what its name says; a `Rival` stands for what it makes, which
+        takes the options too where it is of this package.
     """
 
     path: str
@@ -41,19 +44,34 @@ class Rival(NamedTuple):
         return getattr(import_module(module), name)
 
     def options(self, names: Iterable[str]) -> list[str]:
-        """Those of the options that are parameters of the class and not decided by its name."""
-        known = inspect.signature(self.kind()).parameters
-        return [name for name in names if name in known and name not in self.own]
+        """Those of the options that are parameters of what it makes, not decided by its name."""
+        names = list(names)
+        inner = {name for part in self._parts() for name in part.options(names)}
+        return [name for name in names if name in inner or self._takes(name)]
 
     def make(self, options: Mapping[str, Any]) -> Any:
         """Make the estimator, with those of the options that it has."""
-        own = {k: v.make({}) if isinstance(v, Rival) else v for k, v in self.own.items()}
-        return self.kind()(**own, **{name: options[name] for name in self.options(options)})
+        parts = self._parts()
+        own = {
+            name: value.make(options if value in parts else {})
+            if isinstance(value, Rival)
+            else value
+            for name, value in self.own.items()
+        }
+        return self.kind()(**own, **{n: v for n, v in options.items() if self._takes(n)})
+
+    def _takes(self, name: str) -> bool:
+        return name in inspect.signature(self.kind()).parameters and name not in self.own
+
+    def _parts(self) -> list[Rival]:
+        parts = [value for value in self.own.values() if isinstance(value, Rival)]
+        return [part for part in parts if part.path.startswith("regmask_sk.")]
 
 
 _BINNED = "regmask_sk.baselines.binned_signal:BinnedSignalRegressor"
 _BODY = "regmask_sk.baselines.backbone:BackboneRegressor"
 _REGMASK = "regmask_sk.regressor:RegMaskRegressor"
+_BASELINES = "regmask_sk.baselines"
 
 RIVALS: dict[str, Rival] = {
     "mean": Rival("sklearn.dummy:DummyRegressor", "the mean of the training genes"),
@@ -96,6 +114,27 @@ RIVALS: dict[str, Rival] = {
         _BODY, "body `hyena-causal` (HyenaDNA), read at the TSS as in the published baseline",
         {"backbone": "hyena-causal", "readout": "center"},
     ),
+    "enformer": Rival(
+        f"{_BASELINES}.enformer:EnformerRegressor", "`EnformerRegressor`, in its reduced size"
+    ),
+    "epinformer": Rival(
+        f"{_BASELINES}.epinformer:EPInformerRegressor",
+        "`EPInformerRegressor`, as published; `--accessibility` names its track",
+    ),
+    "graphreg": Rival(
+        f"{_BASELINES}.graphreg:GraphRegRegressor",
+        "`GraphRegRegressor`, contacts by distance, bins of 5 kb",
+    ),
+    "prism": Rival(f"{_BASELINES}.prism:PrismRegressor", "`PrismRegressor`"),
+    "peak-mask": Rival(
+        f"{_BASELINES}.peak_mask:PeakMaskRegressor",
+        "`PeakMaskRegressor`, peaks of `--peaks` or called on the `--accessibility` track",
+    ),
+    "position-mask": Rival(
+        f"{_BASELINES}.position_mask:PositionMaskRegressor",
+        "`PositionMaskRegressor`, the mean learned mask by position",
+        {"estimator": Rival(_REGMASK, "")},
+    ),
 }  # fmt: skip
 
 
@@ -137,7 +176,7 @@ def make_rivals(
     used = {option for name in names for option in RIVALS[name].options(options)}
     for option in options:
         if option not in used:
-            word = "covariate" if option == "covariates" else option.replace("_", "-")
+            word = _WORDS.get(option, option).replace("_", "-")
             raise ValueError(
                 f"--{word}: none of {', '.join(names)} has this parameter; leave it out"
             )
