@@ -47,70 +47,19 @@ from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
 
 # Small, but enough to learn: check_regressors_train asks for a score above .5.
+LEARNING: dict[str, Any] = {
+    "d_model": 8, "n_layers": 1, "dropout": 0.0, "max_epochs": 15, "learning_rate": 0.02,
+    "ema_decay": 0.9, "random_state": 0, "device": "cpu",
+}  # fmt: skip
 CHECKED = RegMaskRegressor(
-    d_model=8,
-    n_layers=1,
-    resolution=1,
-    sparsity=0.8,
-    dropout=0.0,
-    max_epochs=15,
-    generator_epochs=3,
-    finetune_epochs=3,
-    learning_rate=0.02,
-    ema_decay=0.9,
-    random_state=0,
-    device="cpu",
+    **LEARNING, resolution=1, sparsity=0.8, generator_epochs=3, finetune_epochs=3
 )
-CHECKED_BACKBONE = BackboneRegressor(
-    d_model=8,
-    n_layers=1,
-    resolution=1,
-    dropout=0.0,
-    max_epochs=15,
-    learning_rate=0.02,
-    ema_decay=0.9,
-    random_state=0,
-    device="cpu",
-)
-CHECKED_GRAPHREG = GraphRegRegressor(
-    bin_size=1,
-    resolution=1,
-    d_model=8,
-    n_heads=2,
-    n_layers=1,
-    dropout=0.0,
-    max_epochs=15,
-    learning_rate=0.02,
-    ema_decay=0.9,
-    random_state=0,
-    device="cpu",
-)
-CHECKED_ENFORMER = EnformerRegressor(
-    d_model=12,
-    n_layers=1,
-    n_heads=2,
-    key_width=4,
-    n_downsamples=2,
-    dropout=0.0,
-    max_epochs=15,
-    learning_rate=0.02,
-    ema_decay=0.9,
-    random_state=0,
-    device="cpu",
-)
-CHECKED_PRISM = PrismRegressor(
-    d_model=8,
-    n_layers=1,
-    resolution=1,
-    dropout=0.0,
-    center_length=2,
-    batch_size=16,
-    max_epochs=15,
-    learning_rate=0.02,
-    ema_decay=0.9,
-    random_state=0,
-    device="cpu",
-)
+CHECKED_RIVALS = [
+    BackboneRegressor(**LEARNING, resolution=1),
+    EnformerRegressor(**{**LEARNING, "d_model": 12}, n_heads=2, key_width=4, n_downsamples=2),
+    GraphRegRegressor(**LEARNING, bin_size=1, resolution=1, n_heads=2),
+    PrismRegressor(**LEARNING, resolution=1, center_length=2, batch_size=16),
+]
 
 
 def expected_to_fail(estimator: Any) -> dict[str, str]:
@@ -124,14 +73,7 @@ def expected_to_fail(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [
-        CHECKED,
-        CHECKED_BACKBONE,
-        CHECKED_ENFORMER,
-        CHECKED_GRAPHREG,
-        CHECKED_PRISM,
-        BinnedSignalRegressor(bin_size=1),
-    ],
+    [CHECKED, *CHECKED_RIVALS, BinnedSignalRegressor(bin_size=1)],
     expected_failed_checks=expected_to_fail,
 )
 def test_scikit_learn_checks(estimator: Any, check: Callable[[Any], None]) -> None:
