@@ -14,7 +14,7 @@ from regmask_sk.regressor import RegMaskRegressor
 
 CHANNELS = 6  # A, C, G, T, a track, the mask
 # Bodies in which a token sees the whole window, hence its edges
-SEE_ALL = {"hyena", "transformer"}
+SEE_ALL = {"hyena", "hyena-causal", "transformer"}
 
 
 def body(name: str, resolution: int, *, n_layers: int = 1) -> nn.Module:
