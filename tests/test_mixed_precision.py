@@ -81,7 +81,7 @@ def test_masks_and_predictions_are_those_of_float32(windows: Windows, backbone: 
     x = torch.from_numpy(np.stack([windows[i] for i in range(len(windows))]))
     openness = []
     for model in (low, exact):
-        with torch.no_grad(), model.net_._autocast():
+        with torch.no_grad(), model.net_.autocast():
             openness.append(model.net_.ready_module.eval().openness(x))
     assert openness[0].dtype == torch.float32
     assert distance(*(each.numpy() for each in openness)) < OF_MASKS
