@@ -174,7 +174,9 @@ class Predictor(nn.Module):
         m = mask.unsqueeze(1).to(x.dtype)
         masked = torch.cat([x[:, self.body_index] * m, m], dim=1)
         n_tokens = -(-x.shape[2] // self.resolution)
-        if not torch.is_grad_enabled() and can_read_kept(self.backbone, n_tokens):
+        # Under autocast its rows would be of two dtypes.
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
+        if not plain and can_read_kept(self.backbone, n_tokens):
             h = read_kept(cast(ConvBackbone, self.backbone), masked)
         else:
             h = self.backbone(masked)

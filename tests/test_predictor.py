@@ -69,3 +69,7 @@ def test_long_hard_masks_are_read_where_they_keep(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(predictor, "can_read_kept", lambda *_: False)
         torch.testing.assert_close(kept, model.predict(x, mask, covariates(2)))
         assert not torch.equal(kept, model.predict(x, torch.ones(2, 4096), covariates(2)))
+        monkeypatch.undo()
+        with torch.autocast("cpu", torch.bfloat16):
+            low = model.predict(x, mask, covariates(2))
+        torch.testing.assert_close(low, kept, rtol=0.05, atol=0.05)
