@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
-from regmask_sk.masking import BETA_FLOOR
+from regmask_sk.generator import BETA_FLOOR
 from regmask_sk.ops.evidence import seq2exp_gates
 from regmask_sk.persistence import load_model, save_model
 from regmask_sk.regressor import RegMaskRegressor
