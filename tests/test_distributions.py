@@ -23,8 +23,8 @@ from regmask_sk.distributions import (
     Kumaraswamy,
     RelaxedBernoulli,
 )
+from regmask_sk.generator import BETA_FLOOR
 from regmask_sk.losses import beta_prior
-from regmask_sk.masking import BETA_FLOOR
 from regmask_sk.ops.gates import logistic_noise
 
 DOUBLE: Any = torch.float64

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import beta as beta_distribution
 
+from regmask_sk.generator import BETA_FLOOR
 from regmask_sk.losses import (
     beta_prior,
     continuity_penalty,
@@ -20,7 +21,6 @@ from regmask_sk.losses import (
     regression_loss,
     transition_penalty,
 )
-from regmask_sk.masking import BETA_FLOOR
 
 DOUBLE: Any = torch.float64
 
