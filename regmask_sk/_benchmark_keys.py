@@ -7,6 +7,7 @@ import json
 import marshal
 import os
 import pickle
+import uuid
 from collections.abc import Mapping, Set
 from types import FunctionType
 from typing import Any
@@ -120,5 +121,5 @@ def _of_table(table: pd.DataFrame | pd.Series | pd.Index) -> str:
 def _pickled(value: Any) -> bytes:
     try:
         return pickle.dumps(value, protocol=4)
-    except Exception:  # what cannot be pickled is known by what it prints
-        return repr(value).encode()
+    except Exception:  # what it holds is not known: never taken for what it was in another run
+        return uuid.uuid4().bytes

@@ -57,7 +57,7 @@ def gene(n_genes: int = 1, n_elements: int = 4, seed: int = 0) -> dict[str, Tens
 
 def read(model: EPInformerModel, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        return model.read(**inputs)
+        return model.attend(**inputs)
 
 
 # -- the network -------------------------------------------------------------------------
@@ -195,13 +195,13 @@ def test_training_and_evaluation_are_one_network_but_for_the_normalisation() -> 
 def test_every_parameter_learns_from_a_batch_even_of_one_promoter() -> None:
     for inputs in (gene(3), gene(1, 1)):
         model = network().train()
-        predicted, _ = model.read(**inputs)
+        predicted, _ = model.attend(**inputs)
         predicted.square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all(p.grad.any() for p in model.encoder.tower.parameters() if p.dim() == 3)
     lone = gene(1, 1)
     lone["present"][:, 1:] = False
-    predicted, attention = network().train().read(**lone)
+    predicted, attention = network().train().attend(**lone)
     assert predicted.isfinite().all()
     assert attention.tolist() == [[1.0, 0.0]]
 

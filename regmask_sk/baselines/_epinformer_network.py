@@ -316,11 +316,11 @@ class EPInformerModel(WindowModel):
             activity_scale=activity_scale,
         )
 
-    def forward(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
+    def read(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
         """Predict ``(B, n_outputs)``; of the windows themselves nothing is read."""
-        return self.read(covariates, extras["frames"], extras["features"], extras["present"])[0]
+        return self.attend(covariates, extras["frames"], extras["features"], extras["present"])[0]
 
-    def read(
+    def attend(
         self, covariates: Tensor, frames: Tensor, features: Tensor, present: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Predict, and tell how much the promoter attends to each token.

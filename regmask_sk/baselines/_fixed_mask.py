@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
@@ -17,7 +16,6 @@ from regmask_sk._base import WindowArray
 from regmask_sk._batches import Extras
 from regmask_sk._model import build_predictor, check_symmetry, token_length
 from regmask_sk.baselines._rival import RivalRegressor, WindowModel
-from regmask_sk.ops.strands import reverse_complement as turned
 from regmask_sk.predictor import Predictor
 from regmask_sk.windows import Windows
 
@@ -30,28 +28,17 @@ class FixedMaskModel(WindowModel):
     predictor : Predictor
         Predicts from the masked window.
     conjoined : tuple of int, optional
-        For each channel of the window the channel of the opposite strand. If given, a model in
-        evaluation averages its predictions of the two strands.
+        As in ``WindowModel``.
     """
 
-    complement: Tensor
-
     def __init__(self, predictor: Predictor, *, conjoined: tuple[int, ...] | None = None) -> None:
-        super().__init__()
+        super().__init__(conjoined=conjoined)
         self.predictor = predictor
-        self.conjoined = conjoined is not None
-        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
 
-    def forward(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
+    def read(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
         """Predict ``(batch, n_outputs)`` under ``extras["mask"]``, ``(batch, length)``."""
-        mask, exact = extras["mask"], not self.training
-        predicted = cast(Tensor, self.predictor(x, mask, covariates, exact=exact))
-        if self.conjoined and not self.training:
-            opposite = turned(x, self.complement)
-            predicted = 0.5 * (
-                predicted + self.predictor(opposite, mask.flip(1), covariates, exact=exact)
-            )
-        return predicted
+        predicted = self.predictor(x, extras["mask"], covariates, exact=not self.training)
+        return cast(Tensor, predicted)
 
 
 class FixedMaskRegressor(TransformerMixin, RivalRegressor):

@@ -34,7 +34,6 @@ from regmask_sk.backbones.strands import SharedStrands
 from regmask_sk.baselines._bin_tower import BinLayout, BinTower
 from regmask_sk.baselines._graph_attention import GraphAttention
 from regmask_sk.baselines._rival import WindowModel
-from regmask_sk.ops.strands import reverse_complement as turned
 from regmask_sk.predictor import in_double
 
 
@@ -121,12 +120,10 @@ class GraphRegModel(WindowModel):
     target : BinnedTarget, optional
         Track to predict in training besides.
     conjoined : tuple of int, optional
-        For each channel of the window the channel of the opposite strand. If given, a model in
-        evaluation averages its predictions of the two strands.
+        As in ``WindowModel``.
     """
 
     tower_index: Tensor
-    complement: Tensor
 
     def __init__(
         self,
@@ -141,7 +138,7 @@ class GraphRegModel(WindowModel):
         target: BinnedTarget | None = None,
         conjoined: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(conjoined=conjoined)
         self.tower = tower
         self.graph = nn.ModuleList(graph)
         self.middle = layout.middle
@@ -154,18 +151,11 @@ class GraphRegModel(WindowModel):
             nn.Dropout(dropout),
             nn.Linear(width, n_outputs),
         )
-        self.conjoined = conjoined is not None
         self.register_buffer("tower_index", torch.tensor(channels), persistent=False)
-        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
 
-    def forward(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
+    def read(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
         """Predict ``(batch, n_outputs)`` from windows and ``adjacency``."""
-        adjacency = extras["adjacency"]
-        predicted = self._read(self._bins(x, adjacency), covariates)
-        if self.conjoined and not self.training:
-            opposite = self._bins(turned(x, self.complement), adjacency.flip(1, 2))
-            predicted = 0.5 * (predicted + self._read(opposite, covariates))
-        return predicted
+        return self._read(self._bins(x, extras["adjacency"]), covariates)
 
     def objective(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Outcome:
         """Give the prediction, and the loss of the target track where there is one."""

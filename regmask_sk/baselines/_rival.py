@@ -18,10 +18,30 @@ from regmask_sk._net import WindowNet
 from regmask_sk._network import NetworkRegressor
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import Settings, Stage
+from regmask_sk.ops.strands import reverse_complement
 
 
 class WindowModel(nn.Module):
-    """A network that predicts outputs from windows."""
+    """A network that predicts outputs from windows; a rival says how in :meth:`read`.
+
+    Parameters
+    ----------
+    conjoined : tuple of int, optional
+        For each channel of the window the channel of the opposite strand. If given, a model in
+        evaluation averages its predictions of the two strands (post-hoc conjoining, Schiff et
+        al., 2024).
+    """
+
+    complement: Tensor
+
+    def __init__(self, *, conjoined: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.conjoined = conjoined is not None
+        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
+
+    def read(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
+        """Predict from windows as they are; see :meth:`forward`."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
         """Predict.
@@ -33,14 +53,20 @@ class WindowModel(nn.Module):
         covariates : Tensor of shape (batch, n_covariates)
             Standardised covariates.
         **extras : Tensor
-            What else the rival's datasets give, one entry a window.
+            What else the rival's datasets give, one entry a window. Those of a conjoined model
+            run along the window on every axis but the first, and turn with it.
 
         Returns
         -------
         Tensor of shape (batch, n_outputs)
             In units of the standardised target.
         """
-        raise NotImplementedError
+        predicted = self.read(x, covariates, **extras)
+        if not self.conjoined or self.training:
+            return predicted
+        opposite = {k: v.flip(tuple(range(1, v.ndim))) for k, v in extras.items()}
+        turned = reverse_complement(x, self.complement)
+        return 0.5 * (predicted + self.read(turned, covariates, **opposite))
 
     def objective(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Outcome:
         """Give what training minimises: by default the regression loss of the prediction."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from regmask_sk._model import among, channel_roles, check_symmetry, make_body, token_length
 from regmask_sk.backbones.strands import SharedStrands
 from regmask_sk.baselines._rival import RivalRegressor, WindowModel
-from regmask_sk.ops.strands import reverse_complement as turned
 from regmask_sk.predictor import Readout, in_double
 
 
@@ -105,12 +104,10 @@ class BackboneModel(WindowModel):
     channels : tuple of int
         Indices of the window's channels in the order in which the body reads them.
     conjoined : tuple of int, optional
-        For each channel of the window the channel of the opposite strand. If given, a model in
-        evaluation averages its predictions of the two strands.
+        As in ``WindowModel``.
     """
 
     body_index: Tensor
-    complement: Tensor
 
     def __init__(
         self,
@@ -120,22 +117,13 @@ class BackboneModel(WindowModel):
         *,
         conjoined: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(conjoined=conjoined)
         self.backbone = backbone
         self.readout = readout
-        self.conjoined = conjoined is not None
         self.register_buffer("body_index", torch.tensor(channels), persistent=False)
-        self.register_buffer("complement", torch.tensor(conjoined or ()).long(), persistent=False)
 
-    def forward(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
+    def read(self, x: Tensor, covariates: Tensor, **extras: Tensor) -> Tensor:
         """Predict ``(batch, n_outputs)``, in units of the standardised target."""
-        predicted = self._predict(x, covariates)
-        if self.conjoined and not self.training:
-            opposite = self._predict(turned(x, self.complement), covariates)
-            predicted = 0.5 * (predicted + opposite)
-        return predicted
-
-    def _predict(self, x: Tensor, covariates: Tensor) -> Tensor:
         h = self.backbone(x[:, self.body_index]).float()
         exact = not self.training
         with torch.autocast(device_type=x.device.type, enabled=False):

@@ -405,7 +405,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
         names = ("covariates", "frames", "features", "present")
         for inputs, n_rows in self.net_.filled_batches(self._dataset(X)):
             with self.net_.autocast():
-                _, attention = module.read(*(inputs[name] for name in names))
+                _, attention = module.attend(*(inputs[name] for name in names))
             for row in range(n_rows):
                 # The first token is the promoter's.
                 n_found = int(inputs["present"][row].sum())
