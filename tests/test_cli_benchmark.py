@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from regmask_sk.cli import main
+from regmask_sk.cli.benchmark import _track_of_elements
 from regmask_sk.cli.rivals import RIVAL_OPTIONS, RIVALS, make_rivals
 
 SMALL = ["--max-epochs", "1", "--device", "cpu", "--d-model", "8", "--n-layers", "1"]
@@ -232,3 +234,18 @@ def test_the_track_of_elements_is_named() -> None:
     assert [rival.track for rival in made.values()] == ["dnase", "dnase"]
     with pytest.raises(ValueError, match="--accessibility: none of conv"):
         make_rivals(["conv"], {"track": "dnase"})
+
+
+@pytest.mark.parametrize(("tracks", "expected"), [(["dnase"], "dnase"), (["dnase@a"], "dnase")])
+def test_the_only_track_is_the_one_that_elements_are_made_of(
+    tracks: list[str], expected: str
+) -> None:
+    args = argparse.Namespace(
+        estimators=["peak-mask"], track=[(name, "x.bw") for name in tracks], preset=None, peaks=None
+    )
+    assert _track_of_elements(args) == expected
+    args.track.append(("h3k27ac", "y.bw"))
+    with pytest.raises(ValueError, match="peak-mask: which of the tracks dnase, h3k27ac"):
+        _track_of_elements(args)
+    args.estimators = ["mean"]
+    assert _track_of_elements(args) is None

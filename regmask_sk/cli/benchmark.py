@@ -14,7 +14,7 @@ import pandas as pd
 from regmask_sk.cli.files import check_writable
 from regmask_sk.cli.genes import check_split, on_chromosomes, read_genes, target_values
 from regmask_sk.cli.messages import say
-from regmask_sk.cli.rivals import RIVAL_OPTIONS, make_rivals
+from regmask_sk.cli.rivals import RIVAL_OPTIONS, RIVALS, make_rivals
 from regmask_sk.cli.shared_options import LOCI_OPTIONS
 from regmask_sk.cli.steps import cache_steps, check_genome_files, given, reading_steps
 
@@ -57,6 +57,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
         options["covariates"] = tuple(args.covariate)
     if args.accessibility:
         options["track"] = args.accessibility
+    elif (only := _track_of_elements(args)) is not None:
+        options["track"] = only
     make_rivals(args.estimators, options)  # before any file is read
     data = _own_data(args) if args.preset is None else _published_data(args)
     pipelines = _pipelines(
@@ -126,6 +128,21 @@ def _check_words(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(clash)}: --preset decides this; leave it out")
     if args.data is None:
         raise ValueError("--preset needs --data ROOT, the folder of the published files")
+
+
+def _track_of_elements(args: argparse.Namespace) -> str | None:
+    """Name the only track, where an estimator makes elements of one; ask where there are more."""
+    known = [name for name in args.estimators if name in RIVALS]
+    wanting = [name for name in known if RIVALS[name].options(["track"])]
+    tracks = list(dict.fromkeys(name.partition("@")[0] for name, _ in args.track or ()))
+    if args.preset is not None or args.peaks is not None or not wanting or not tracks:
+        return None
+    if len(tracks) > 1:
+        raise ValueError(
+            f"{', '.join(wanting)}: which of the tracks {', '.join(tracks)} are elements made of? "
+            "give --accessibility NAME, or --peaks FILE"
+        )
+    return tracks[0]
 
 
 def _word(name: str) -> str:
