@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -48,6 +47,7 @@ from regmask_sk import (
     save_model,
     simulate_genome,
 )
+from regmask_sk._benchmark_cells import peak_memory_mb
 from regmask_sk.backbones import BACKBONES
 
 WITHOUT_CHECKPOINTING = ("conv", "codon")
@@ -58,8 +58,7 @@ TARGETS = {"train": 10.0}  # GiB; 4 for all that follows training
 
 def peak() -> float:
     """Largest memory that this process has held, in GiB."""
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_memory_mb() * 1e6 / 2**30
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float]:

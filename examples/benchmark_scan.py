@@ -14,9 +14,9 @@ Prints, in one run, so that only ratios need be believed:
   and each of its tensors moved once at the speed of a copy.
 
 Every time is given as wall seconds and, in brackets, seconds of processor time of all threads,
-which tell more on a machine with other work. What glibc does with large blocks matters: with
-``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_`` set high, steps on long windows are
-faster.
+which tell more on a machine with other work. glibc gives large blocks back to the system at
+once and asks for them anew, which makes steps on long windows slower than in proportion; for
+``body`` it is told to keep them (`KEEP_BLOCKS`, unless the environment says otherwise).
 
     python examples/benchmark_scan.py
     python examples/benchmark_scan.py --parts scan --lengths 4096 --repeats 5
@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -37,12 +36,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regmask_sk._benchmark_cells import peak_memory_mb
 from regmask_sk.backbones import CaduceusBackbone, MambaBackbone
 from regmask_sk.ops.selective_scan import scan_backend, selective_scan
 
 D, N = 256, 16
 D_MODEL, N_LAYERS = 128, 4
 TOO_LONG_FOR_MAMBAPY = 2**16
+KEEP_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 Cost = tuple[float, float]
 
@@ -213,7 +214,7 @@ def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
     return {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib": peak_memory_mb() * 1e6 / 2**30,
     }
 
 
@@ -223,14 +224,16 @@ def body_part(lengths: list[int]) -> None:
     print(
         f"\nCaduceus body, d_model {D_MODEL}, {N_LAYERS} layers, bases as tokens, checkpoints, "
         f"one step\nfloor from {1 / product[0]:.0f} ({1 / product[1]:.0f}) GFLOP/s and "
-        f"{1 / copy[0]:.1f} ({1 / copy[1]:.1f}) GB/s of this machine"
+        f"{1 / copy[0]:.1f} ({1 / copy[1]:.1f}) GB/s of this machine\n"
+        + " ".join(f"{name}={value}" for name, value in KEEP_BLOCKS.items())
     )
     header = f"{'seconds':>20} {'floor':>20} {'ratio':>15} {'peak GiB':>9}"
     print(f"{'bases':>8} {'bodies':>6} {header}")
     for length, bodies in [*((length, 1) for length in lengths), (max(lengths), 2)]:
         arguments = {"length": length, "bodies": bodies, "threads": torch.get_num_threads()}
         command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        environment = {**KEEP_BLOCKS, **os.environ}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         found = json.loads(done.stdout)
         seconds = (found["wall"], found["cpu"])
         least = tuple(bodies * floor(length, product[i], copy[i]) for i in range(2))

@@ -11,7 +11,6 @@ with pyfaidx and pyBigWig and expanding them with numpy alone.
 from __future__ import annotations
 
 import pickle
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 
 from regmask_sk import SequenceChannels, SignalChannels, TSSWindows, WindowCache, simulate_genome
+from regmask_sk._benchmark_cells import peak_memory_mb
 
 N_LOCI = 18_377
 LENGTH = 200_000
@@ -71,7 +71,7 @@ def main() -> None:
         split = clock()
         n_bytes = len(pickle.dumps(pickle.loads(pickle.dumps(folds[0][0]))))
         pickled = clock()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_memory_mb()
         print(f"{N_LOCI:,} loci x {LENGTH:,} bp x {windows.shape[1]} channels")
         print(f"  fit the feature steps   {fitted - started:8.2f} s")
         print(f"  five splits by chrom    {split - fitted:8.2f} s")

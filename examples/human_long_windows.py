@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -39,6 +37,7 @@ from regmask_sk import (
     read_loci,
     regression_metrics,
 )
+from regmask_sk._benchmark_cells import peak_memory_mb
 from regmask_sk.backbones import BACKBONES
 
 LENGTH = 131_072  # bp around the TSS, as long as a contig
@@ -119,12 +118,11 @@ def run_backbone(data: Path, backbone: str, length: int, epochs: int, out: Path)
         channels=list(read_tracks(data))[:DRAWN],
     )
     figure.savefig(out / "locus.png", dpi=150)
-    unit = 2**30 if sys.platform == "darwin" else 2**20
     return {
         "backbone": backbone,
         "train s": trained - started,
         "predict s a gene": (read - trained) / len(windows) / 2,  # once for the masks
-        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
+        "peak GiB": peak_memory_mb() * 1e6 / 2**30,
         "kept": float(masks.mean()),
         "MAE": regression_metrics(y[~train], predicted)["mae"],
         "MAE of the mean": float(np.abs(y[~train] - y[train].mean()).mean()),

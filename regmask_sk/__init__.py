@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from regmask_sk.metrics import region_labels as region_labels
     from regmask_sk.metrics import regression_metrics as regression_metrics
     from regmask_sk.metrics import smoothed_track as smoothed_track
+    from regmask_sk.model_selection import ChromosomeKFold as ChromosomeKFold
+    from regmask_sk.model_selection import LeaveCellTypesOut as LeaveCellTypesOut
+    from regmask_sk.model_selection import LeaveChromosomesOut as LeaveChromosomesOut
+    from regmask_sk.model_selection import TwelveFold as TwelveFold
+    from regmask_sk.model_selection import cross_val_masks as cross_val_masks
     from regmask_sk.ops.positions import position_only_mask as position_only_mask
     from regmask_sk.path import sparsity_path as sparsity_path
     from regmask_sk.peaks import call_peaks as call_peaks
@@ -62,12 +67,15 @@ _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
+    "ChromosomeKFold": "model_selection",
     "Comparison": "benchmark",
     "ContactChannel": "contacts",
     "EPInformerRegressor": "baselines.epinformer",
     "EnformerRegressor": "baselines.enformer",
     "FastaReader": "genome",
     "GraphRegRegressor": "baselines.graphreg",
+    "LeaveCellTypesOut": "model_selection",
+    "LeaveChromosomesOut": "model_selection",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
     "PrismRegressor": "baselines.prism",
@@ -75,12 +83,14 @@ _PUBLIC = {
     "SequenceChannels": "features",
     "SignalChannels": "features",
     "TSSWindows": "features",
+    "TwelveFold": "model_selection",
     "WindowCache": "features",
     "Windows": "windows",
     "call_elements": "export",
     "call_peaks": "peaks",
     "check_loci": "loci",
     "compare": "benchmark",
+    "cross_val_masks": "model_selection",
     "export_masks": "export",
     "gene_elements": "export",
     "load_model": "persistence",

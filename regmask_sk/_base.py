@@ -10,10 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
 
 from regmask_sk._model import SEQUENCE_CHANNELS
 from regmask_sk.windows import Windows
@@ -225,6 +230,28 @@ class WindowEstimator(BaseEstimator):
                 "SequenceChannels, or set reverse_complement='none'."
             )
         return X.complement
+
+
+class MaskTransformer(TransformerMixin):
+    """Mixin of estimators whose ``transform`` gives masks of ``n_features_in_`` columns."""
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the mask's columns: distance to the TSS in base pairs, ``tss-12``.
+
+        Parameters
+        ----------
+        input_features : ignored
+            For scikit-learn's interface.
+
+        Returns
+        -------
+        ndarray of shape (length,) of str
+            From ``tss-{length // 2}`` to ``tss+{...}``, in the gene's own direction.
+        """
+        check_is_fitted(self)
+        length: int = self.n_features_in_
+        offsets = np.arange(length) - length // 2
+        return np.array([f"tss{offset:+d}" for offset in offsets], dtype=object)
 
 
 def _n_dimensions(X: Any) -> int:

@@ -15,6 +15,7 @@ from sklearn.base import clone
 
 from regmask_sk._benchmark_cells import failed, take
 from regmask_sk._benchmark_keys import digest
+from regmask_sk.contacts import ContactChannel
 from regmask_sk.features import SignalChannels, TSSWindows
 
 
@@ -65,7 +66,7 @@ def variants(
     truncate : int or None
         Length in base pairs of the shorter windows.
     ablate_signals : bool
-        Whether to add estimators without ``SignalChannels``.
+        Whether to add estimators without ``SignalChannels`` and ``ContactChannel``.
 
     Returns
     -------
@@ -116,10 +117,10 @@ def variants(
     return found
 
 
-def _steps(estimator: Any, kind: type) -> dict[str, Any]:
-    """Parameters that are steps of a kind."""
+def _steps(estimator: Any, *kinds: type) -> dict[str, Any]:
+    """Parameters that are steps of one of the kinds."""
     params = estimator.get_params(deep=True)
-    return {name: value for name, value in params.items() if isinstance(value, kind)}
+    return {name: value for name, value in params.items() if isinstance(value, kinds)}
 
 
 def _made(change: Callable[..., Any], *given: Any) -> Any:
@@ -141,9 +142,9 @@ def _truncated(estimator: Any, length: int) -> Any:
 
 
 def _without_signals(estimator: Any) -> Any:
-    steps = _steps(estimator, SignalChannels)
+    steps = _steps(estimator, SignalChannels, ContactChannel)
     if not steps:
-        return "no step of it is a SignalChannels, which could be left out"
+        return "no step of it is a SignalChannels or ContactChannel, which could be left out"
     return clone(estimator).set_params(**dict.fromkeys(steps, "passthrough"))
 
 

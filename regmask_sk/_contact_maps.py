@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from regmask_sk._files import beside_of, sync_folder
+from regmask_sk._text_files import as_integers, read_columns
 from regmask_sk.genome import Reader, shorten
+
+TABLE_COLUMNS = ("bin1", "bin2", "hic_contact")
+"""Columns of a table of contacts: two bins of a chromosome, counted from 0, and their contact."""
 
 GAMMA = 0.87
 """Exponent by which contact falls with distance in the activity-by-contact model."""
@@ -208,3 +216,102 @@ class CoolerReader(Reader):
             self._first_bins[name] = first
             first += -(-size // self._bin_size)
         return sizes
+
+
+def tables_to_cooler(
+    tables: Mapping[str, Path],
+    path: str | os.PathLike[str],
+    *,
+    chrom_sizes: Mapping[str, int],
+    bin_size: int,
+) -> None:
+    """Write tables of contacts as one cooler file.
+
+    Parameters
+    ----------
+    tables : mapping of str to Path
+        Comma-separated table of each chromosome, with the columns ``bin1, bin2, hic_contact``;
+        each pair of bins once, in either order. Chromosomes without a table have no contacts.
+    path : path-like
+        File to write; it is moved into place when it is complete.
+    chrom_sizes : mapping of str to int
+        Base pairs of each chromosome, in the order of the file.
+    bin_size : int
+        Base pairs of a bin.
+
+    Raises
+    ------
+    ImportError
+        If the package cooler is not installed.
+    FileExistsError
+        If there is a file at `path`.
+    ValueError
+        If there is no table, a chromosome has no size, or a table has no such columns, a bin off
+        its chromosome, a negative contact, or a pair of bins with two contacts.
+
+    Notes
+    -----
+    One table at a time is in memory. A contact that a table leaves empty stays without a value;
+    pairs that no table has are contacts of 0.
+    """
+    cooler, target = import_cooler(), Path(path)
+    if target.exists():
+        raise FileExistsError(f"{target} exists. Take another path, or remove it.")
+    unknown = sorted(set(tables) - set(chrom_sizes))
+    if unknown or not tables:
+        raise ValueError(
+            f"contacts of {unknown or 'no chromosome'}; expected some of {shorten(chrom_sizes)}."
+        )
+    n_bins = {chrom: -(-size // bin_size) for chrom, size in chrom_sizes.items()}
+
+    def pixels() -> Iterator[pd.DataFrame]:
+        first = 0
+        for chrom, n in n_bins.items():
+            if chrom in tables:
+                table = _read_contacts(tables[chrom], n, f"{chrom}, of {chrom_sizes[chrom]} bp")
+                table[["bin1_id", "bin2_id"]] += first
+                yield table
+            first += n
+
+    beside = beside_of(target)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))  # its own
+            cooler.create_cooler(
+                str(beside),
+                cooler.binnify(pd.Series(dict(chrom_sizes)), bin_size),
+                pixels(),
+                dtypes={"count": np.float32},
+                ordered=True,
+            )
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def _read_contacts(path: Path, n_bins: int, chrom: str) -> pd.DataFrame:
+    """Read a table as pixels of the upper triangle, sorted, bins counted in the chromosome."""
+    table = read_columns(path, ",", [])
+    missing = [name for name in TABLE_COLUMNS if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {missing}; it has {list(table.columns)}.")
+    one, other = (as_integers(table[name], name, path).to_numpy() for name in TABLE_COLUMNS[:2])
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    count = pd.to_numeric(table[TABLE_COLUMNS[2]], errors="coerce").to_numpy(np.float32)
+    off, negative = (low < 0) | (high >= n_bins), count < 0
+    if off.any():
+        row = int(np.flatnonzero(off)[0])
+        raise ValueError(
+            f"{path}, data row {row + 1}: bins {one[row]} and {other[row]}; expected 0 to "
+            f"{n_bins - 1} for {chrom}. Check the assembly and the size of bins."
+        )
+    if negative.any():
+        row = int(np.flatnonzero(negative)[0])
+        raise ValueError(f"{path}, data row {row + 1}: contact {count[row]}; expected 0 or more.")
+    found = pd.DataFrame({"bin1_id": low, "bin2_id": high, "count": count}).drop_duplicates()
+    twice = found.duplicated(["bin1_id", "bin2_id"])
+    if twice.any():
+        pair = found.loc[twice, ["bin1_id", "bin2_id"]].iloc[0].tolist()
+        raise ValueError(f"{path} has two contacts of bins {pair[0]} and {pair[1]}; expected one.")
+    return found.sort_values(["bin1_id", "bin2_id"], ignore_index=True)

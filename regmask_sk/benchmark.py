@@ -261,7 +261,7 @@ def compare(
         that length. Other parameters stay.
     ablate_signals : bool, default=False
         Run every estimator a second time, as ``NAME, sequence only``, with its ``SignalChannels``
-        left out (``"passthrough"``). Covariates stay.
+        and ``ContactChannel`` left out (``"passthrough"``). Covariates stay.
     groups : array-like of shape (n_genes,), optional
         Groups for the splitter; the column ``chrom`` of the loci by default.
     isolate : bool, default=False

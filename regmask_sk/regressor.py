@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import TransformerMixin
 from sklearn.utils import Tags, check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from regmask_sk._base import WindowArray
+from regmask_sk._base import MaskTransformer, WindowArray
 from regmask_sk._fitting import MaskedFit
 from regmask_sk._plan import Stage
 from regmask_sk.distributions import DistributionName
@@ -39,7 +38,7 @@ class MaskMoments(NamedTuple):
     std: NDArray[np.float32]
 
 
-class RegMaskRegressor(TransformerMixin, MaskedFit):
+class RegMaskRegressor(MaskTransformer, MaskedFit):
     """Predict expression from the few bases of a window that drive it.
 
     A *generator* reads the window and gives every stretch of bases a gate (`resolution` and
@@ -455,23 +454,6 @@ class RegMaskRegressor(TransformerMixin, MaskedFit):
             raise ValueError("masks must lie in [0, 1]; found values outside, or missing ones.")
         read = self._read(windows, np.broadcast_to(given, shape))
         return self._to_target_unit([p for p, _ in read])
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the mask's columns: distance to the TSS in base pairs, ``tss-12``.
-
-        Parameters
-        ----------
-        input_features : ignored
-            For scikit-learn's interface.
-
-        Returns
-        -------
-        ndarray of shape (length,) of str
-            From ``tss-{length // 2}`` to ``tss+{...}``, in the gene's own direction.
-        """
-        check_is_fitted(self, "net_")
-        offsets = np.arange(self.n_features_in_) - self.n_features_in_ // 2
-        return np.array([f"tss{offset:+d}" for offset in offsets], dtype=object)
 
     def _read_predictions(self, X: WindowArray) -> Iterator[torch.Tensor]:
         return (prediction for prediction, _ in self._read(X))

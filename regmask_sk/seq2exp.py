@@ -13,9 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from regmask_sk._contact_maps import TABLE_COLUMNS, tables_to_cooler
 from regmask_sk._text_files import header_of, read_columns
+from regmask_sk.contacts import ContactChannel
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
-from regmask_sk.genome import BigWigReader
+from regmask_sk.genome import BigWigReader, FastaReader
 from regmask_sk.loci import check_loci
 from regmask_sk.regressor import RegMaskRegressor
 
@@ -33,6 +35,7 @@ RNA_FEATURES = (
 #: Reads per million within 1 kb of the TSS, in the gene list of the activity-by-contact model.
 PROMOTER_SIGNALS = ("H3K27ac.RPM.TSS1Kb", "DHS.RPM.TSS1Kb")
 _PARTS = ("train", "valid", "test")
+_CONTACT_BIN = 5_000  # bp
 _CAGE_REACH = 192  # bp on either side of the TSS: three bins of 128 bp
 
 
@@ -86,13 +89,16 @@ class Seq2ExpData:
     y : Series
         ``log10(x + 1)`` of the CAGE signal x in three bins of 128 bp at the TSS.
     pipeline : Pipeline
-        Windows, sequence, H3K27ac and DNase, and a ``RegMaskRegressor`` with the covariates, which
-        stops early by the chromosomes that the fold validates on. Not fitted.
+        Windows, sequence, H3K27ac and DNase, contact to the TSS where a contact map was given,
+        and a ``RegMaskRegressor`` with the covariates, which stops early by the chromosomes that
+        the fold validates on. Not fitted.
     covariates : tuple of str
         The covariates that there are, of the published nine.
     contacts : dict of str to Path
         Table of Hi-C contacts of each chromosome that has one: ``bin1, bin2`` (of 5 kb) and
         ``hic_contact``.
+    fasta : Path
+        The genome.
     fold : str
         The fold of `pipeline` and, by default, of :meth:`split`.
     """
@@ -102,7 +108,33 @@ class Seq2ExpData:
     pipeline: Pipeline
     covariates: tuple[str, ...]
     contacts: dict[str, Path]
+    fasta: Path
     fold: str
+
+    def write_contacts(self, path: str | os.PathLike[str]) -> None:
+        """Write the tables of Hi-C contacts as one cooler file, for ``load_seq2exp(contacts=)``.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write, ``.cool``; moved into place when it is complete.
+
+        Raises
+        ------
+        ImportError
+            If the package cooler is not installed (``pip install regmask_sk[contacts]``).
+        FileExistsError
+            If there is such a file.
+        ValueError
+            If the data have no tables of contacts, or one of them is malformed.
+        """
+        if not self.contacts:
+            raise ValueError(
+                f"there are no tables of contacts, {FOLDER}/HiC/CELL/hic_contacts_CHROM.csv, of "
+                "which a contact map could be made."
+            )
+        sizes = FastaReader(self.fasta).chrom_sizes
+        tables_to_cooler(self.contacts, path, chrom_sizes=sizes, bin_size=_CONTACT_BIN)
 
     def split(
         self, fold: int | str | None = None
@@ -131,6 +163,7 @@ def load_seq2exp(
     *,
     fold: int | str = 11,
     length: int = 200_000,
+    contacts: str | os.PathLike[str] | None = None,
 ) -> Seq2ExpData:
     """Read the published benchmark of Seq2Exp from its folder, and check it.
 
@@ -147,6 +180,10 @@ def load_seq2exp(
         chr22 and chrX test.
     length : int, default=200_000
         Width of the windows in base pairs.
+    contacts : path-like, optional
+        Contact map of the cell type, a cooler file as :meth:`Seq2ExpData.write_contacts` makes it
+        of the published tables. With it the contact of each base with the TSS is the third
+        signal, ``"Hi-C"``: ``log10(1 + contact)``, 0 where the map has none.
 
     Returns
     -------
@@ -171,7 +208,7 @@ def load_seq2exp(
     As published, windows are not turned to the gene's strand, and every model is given nine
     covariates, of which one, the promoter's activity ``sqrt(H3K27ac * DNase)``, is made of tracks:
     a model "without signals" is not without it. Unlike there, tracks are scaled
-    (``SignalChannels``), and Hi-C is no channel of the pipeline.
+    (``SignalChannels``), and no constant is added to contacts.
 
     References
     ----------
@@ -215,25 +252,28 @@ def load_seq2exp(
             UserWarning,
             stacklevel=2,
         )
-    pipeline = Pipeline(
-        [
-            ("windows", TSSWindows(length, stranded=False)),
-            ("sequence", SequenceChannels(base / FASTA)),
-            (
-                "signal",
-                SignalChannels({"H3K27ac": tables / cell.h3k27ac, "DNase": tables / cell.dnase}),
-            ),
-            (
-                "model",
-                RegMaskRegressor(
-                    covariates=covariates,
-                    validation_chroms=sorted(set(loci["chrom"][part == "valid"])),
-                ),
-            ),
-        ]
+    steps: list[tuple[str, Any]] = [
+        ("windows", TSSWindows(length, stranded=False)),
+        ("sequence", SequenceChannels(base / FASTA)),
+        (
+            "signal",
+            SignalChannels({"H3K27ac": tables / cell.h3k27ac, "DNase": tables / cell.dnase}),
+        ),
+    ]
+    if contacts is not None:
+        hic = ContactChannel(contacts, balance=False, scaling="log1p", missing="zero", name="Hi-C")
+        steps.append(("contact", hic))
+    validating = sorted(set(loci["chrom"][part == "valid"]))
+    model = RegMaskRegressor(covariates=covariates, validation_chroms=validating)
+    return Seq2ExpData(
+        loci,
+        y,
+        Pipeline([*steps, ("model", model)]),
+        covariates,
+        _contacts(tables / "HiC" / cell_type, sorted(set(loci["chrom"]))),
+        base / FASTA,
+        name,
     )
-    contacts = _contacts(tables / "HiC" / cell_type, sorted(set(loci["chrom"])))
-    return Seq2ExpData(loci, y, pipeline, covariates, contacts, name)
 
 
 def _check_files(root: Path, cell: _CellType) -> None:
@@ -384,7 +424,7 @@ def _contacts(folder: Path, chroms: list[str]) -> dict[str, Path]:
         path = folder / f"hic_contacts_{chrom}.csv"
         if path.is_file():
             columns = header_of(path, ",")
-            missing = [name for name in ("bin1", "bin2", "hic_contact") if name not in columns]
+            missing = [name for name in TABLE_COLUMNS if name not in columns]
             if missing:
                 raise ValueError(f"{path} lacks the columns {missing}; it has {columns}.")
             found[chrom] = path

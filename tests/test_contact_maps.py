@@ -13,7 +13,7 @@ from cool_files import maps, write_cool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regmask_sk._contact_maps import CoolerReader, power_law
+from regmask_sk._contact_maps import CoolerReader, power_law, tables_to_cooler
 
 BIN = 70  # divides no chromosome
 
@@ -130,3 +130,71 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setitem(sys.modules, "cooler", None)
     with pytest.raises(ImportError, match=r"pip install regmask_sk\[contacts\]"):
         CoolerReader(path)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def write_table(path: Path, rows: list[tuple[object, object, object]]) -> Path:
+    path.write_text("bin1,bin2,hic_contact\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
+    return path
+
+
+def test_tables_become_a_contact_map(counts: dict[str, np.ndarray], tmp_path: Path) -> None:
+    pytest.importorskip("cooler", reason="cooler is not installed")
+    rng = np.random.default_rng(0)
+    tables = {}
+    for chrom in ("chr3", "chr1"):
+        one, other = np.nonzero(np.triu(counts[chrom]))
+        swapped = rng.random(len(one)) < 0.5  # a pair may be given in either order, in any row
+        one, other = np.where(swapped, other, one), np.where(swapped, one, other)
+        order = rng.permutation(len(one))
+        rows = [(a, b, counts[chrom][a, b] + 0.5) for a, b in zip(one, other, strict=True)]
+        tables[chrom] = write_table(tmp_path / f"{chrom}.csv", [rows[i] for i in order])
+    path = tmp_path / "x.cool"
+    tables_to_cooler(tables, path, chrom_sizes=SIZES, bin_size=BIN)
+    reader = CoolerReader(path, balance=False)
+    assert (reader.chrom_sizes, reader.bin_size) == (SIZES, BIN)
+    for chrom, array in counts.items():
+        n = len(array)
+        wanted = np.where(array > 0, array + 0.5, 0.0) if chrom in tables else np.zeros((n, n))
+        np.testing.assert_allclose(reader.contacts(chrom, (0, n), (0, n)), wanted, rtol=1e-6)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".tmp"] == []
+    with pytest.raises(FileExistsError, match="exists"):
+        tables_to_cooler(tables, path, chrom_sizes=SIZES, bin_size=BIN)
+
+
+def test_a_contact_without_a_value_stays_without(tmp_path: Path) -> None:
+    pytest.importorskip("cooler", reason="cooler is not installed")
+    table = write_table(tmp_path / "t.csv", [(0, 1, ""), (0, 2, 3.0), (2, 0, 3.0)])
+    tables_to_cooler({"chr2": table}, tmp_path / "x.cool", chrom_sizes=SIZES, bin_size=BIN)
+    found = CoolerReader(tmp_path / "x.cool", balance=False).contacts("chr2", (0, 1), (0, 4))
+    np.testing.assert_array_equal(found, [[0.0, np.nan, 3.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, 1, 2.0), (1, 999, 1.0)], r"t.csv, data row 2: bins 1 and 999; expected 0 to 35 for"),
+        ([(-1, 1, 2.0)], "data row 1: bins -1 and 1; expected 0 to"),
+        ([(0, 1, -2.0)], r"data row 1: contact -2.0; expected 0 or more"),
+        ([(0, 1, 2.0), (1, 0, 3.0)], "two contacts of bins 0 and 1; expected one"),
+        ([(0, "x", 2.0)], "'bin2' of .*t.csv holds 1 values that are not integers"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(
+    rows: list[tuple[object, object, object]], message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("cooler", reason="cooler is not installed")
+    table = write_table(tmp_path / "t.csv", rows)
+    with pytest.raises(ValueError, match=message):
+        tables_to_cooler({"chr2": table}, tmp_path / "x.cool", chrom_sizes=SIZES, bin_size=BIN)
+    assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_tables_of_unknown_chromosomes(tmp_path: Path) -> None:
+    pytest.importorskip("cooler", reason="cooler is not installed")
+    table = write_table(tmp_path / "t.csv", [(0, 1, 2.0)])
+    for tables, said in ({"chrQ": table}, r"contacts of \['chrQ'\]"), ({}, "of no chromosome"):
+        with pytest.raises(ValueError, match=said):
+            tables_to_cooler(tables, tmp_path / "x.cool", chrom_sizes=SIZES, bin_size=BIN)

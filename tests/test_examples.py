@@ -94,3 +94,91 @@ def test_the_human_example_says_which_folder_it_needs(
     with pytest.raises(SystemExit):
         example["main"]([str(tmp_path)])
     assert "has no tracks.tsv; name the folder" in capsys.readouterr().err
+
+
+def test_the_planted_example_scores_every_way_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "planted_masks.py"))
+    out = tmp_path / "seeds.tsv"
+    example["main"](["--genes", "96", "--epochs", "1", "--out", str(out)])
+    assert "mean of 1 genomes, 1 sites an element" in capsys.readouterr().out
+    table = pd.read_csv(out, sep="\t", index_col=["seed", "row"])
+    for way in ("decoupled", "decoupled, no last stage", "joint"):
+        row = table.loc[(0, way)]
+        assert 0.0 < row["kept"] < 0.5
+        assert 0.0 < row["AP"] < 1.0
+        assert np.isfinite(row["EVAL-X"])
+    # Under its own masks a predictor that has seen random ones alone judges itself.
+    own = table.loc[(0, "decoupled, no last stage")]
+    assert own["EVAL-X"] == pytest.approx(own["r hard"])
+    precision = table.loc[0]["AP"]
+    assert precision["smoothed accessibility track"] > 2 * precision["base rate"]
+
+
+def test_the_promoter_example_keeps_related_sequences_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "yeast_promoters.py"))
+    rng = np.random.default_rng(0)
+    flank = "".join(rng.choice(list("ACGT"), 30))
+    parts = ["".join(rng.choice(list("ACGT"), 60)) for _ in range(40)]
+    sequences = [flank + part for part in parts]
+    sequences.append(flank + parts[3][10:40] + parts[7][10:40])  # ties two of them together
+    groups = example["related"](sequences)
+    assert groups[3] == groups[7] == groups[40]
+    assert len(set(groups)) == 39  # the flank, which all have, ties nothing
+
+    table = pd.DataFrame(
+        {
+            "sequence": [*sequences, "ACGT"],
+            "measured_expression": [s.count("G") for s in sequences] + [1],
+            "published_model_prediction": [s.count("G") + 0.5 for s in sequences] + [1],
+        }
+    )
+    path = tmp_path / "table.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    words = [str(path), "--estimators", "mean", "ridge, 5-mers", "--out", str(tmp_path / "out")]
+    example["main"](words)
+    printed = capsys.readouterr().out
+    assert "41 of 42 sequences, those of 90 bp, in 39 groups, the largest of 3" in printed
+    assert "the published model on all rows: pearson 1.000" in printed
+    cells = pd.read_csv(tmp_path / "out" / "cells.tsv", sep="\t")
+    assert set(cells["estimator"]) == {"mean", "ridge, 5-mers"}
+    assert len(cells) == 10
+
+
+def test_the_yeast_benchmark_runs_on_files_of_that_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "yeast_benchmark.py"))
+    rng = np.random.default_rng(0)
+    chroms = ["chrI", "chrXI", "chrXII", "chrXIII", "chrXIV"]
+    size = 6_000
+    write_fasta(
+        tmp_path / "sacCer3.dev14.fa.gz",
+        {name: "".join(rng.choice(list("ACGT"), size)) for name in chroms},
+    )
+    for track in example["TRACKS"]:
+        values = {name: rng.poisson(2.0, size).astype(np.float32) for name in chroms}
+        write_bigwig(tmp_path / f"{track}.bw", values)
+    genes = [(f"{name}-{i}", name, 1_500 + 600 * i) for name in chroms for i in range(5)]
+    loci = pd.DataFrame(genes, columns=["gene", "chrom", "tss"])
+    loci["strand"] = "+"
+    loci[example["TARGET"]] = rng.normal(size=len(loci))
+    loci.to_csv(tmp_path / "genes.tsv", sep="\t", index=False)
+
+    words = [str(tmp_path), "--estimators", "mean", "ridge", "--out", str(tmp_path / "out")]
+    example["main"](words)
+    assert "| mean |" in capsys.readouterr().out
+    cells = pd.read_csv(tmp_path / "out" / "cells.tsv", sep="\t", keep_default_na=False)
+    assert (cells["error"] == "").all()
+    assert cells["n_train"].tolist() == [10, 10]  # chrXII is left out
+    assert cells["n_test"].tolist() == [10, 10]
+    example["main"]([*words[:-1], str(tmp_path / "each"), "--leave-chromosome-out"])
+    each = pd.read_csv(tmp_path / "each" / "cells.tsv", sep="\t")
+    assert sorted(set(each["fold"])) == ["chrI", "chrXI", "chrXIII", "chrXIV"]
+
+    with pytest.raises(SystemExit):
+        example["main"]([str(tmp_path), "--estimators", "oracle"])
+    assert "no estimator oracle; known are RegMask, soft" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from regmask_sk.seq2exp import (
     load_seq2exp,
 )
 
-SIZES = {"chr2": 4_000, "chr3": 3_000, "chr21": 2_500, "chr22": 2_000, "chrX": 3_000}
+SIZES = {"chr2": 12_000, "chr3": 3_000, "chr21": 2_500, "chr22": 2_000, "chrX": 3_000}
 PER_CHROM = 4
 PART = {"chr2": "train", "chr3": "valid", "chr21": "valid", "chr22": "test", "chrX": "test"}
 
@@ -80,7 +80,7 @@ def write_tree(root: Path, cell_type: str = "K562") -> pd.DataFrame:
     contacts = tables / "HiC" / cell_type
     contacts.mkdir(parents=True)
     for chrom in list(SIZES)[:2]:
-        pd.DataFrame({"bin1": [0], "bin2": [1], "hic_contact": [0.5]}).to_csv(
+        pd.DataFrame({"bin1": [0], "bin2": [0], "hic_contact": [9.0]}).to_csv(
             contacts / f"hic_contacts_{chrom}.csv", index=False
         )
     return genes.merge(expression, on="ENSID").merge(
@@ -118,6 +118,27 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert windows.shape == (20, 6, 256)
     assert windows.channel_names == ("A", "C", "G", "T", "H3K27ac", "DNase")
     assert not windows.reversed.any()
+
+
+def test_contacts_are_the_third_signal(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cooler", reason="cooler is not installed")
+    path = tmp_path / "k562.cool"
+    load_seq2exp(root).write_contacts(path)
+    data = load_seq2exp(root, length=256, contacts=path)
+    windows = data.pipeline[:-1].fit_transform(data.loci)
+    assert windows.channel_names[4:] == ("H3K27ac", "DNase", "Hi-C")
+    # The tables hold one contact each, 9, of the first bin of 5 kb with itself.
+    for row, (chrom, tss) in enumerate(zip(data.loci["chrom"], data.loci["tss"], strict=True)):
+        first = np.arange(tss - 128, tss + 128) < 5_000
+        expected = first * (tss < 5_000) * (chrom in ("chr2", "chr3"))
+        np.testing.assert_allclose(np.asarray(windows[row])[6], expected, atol=1e-6)
+
+
+def test_no_tables_of_contacts_no_map(root: Path, tmp_path: Path) -> None:
+    for path in (root / FOLDER / "HiC" / "K562").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="no tables of contacts"):
+        load_seq2exp(root).write_contacts(tmp_path / "k562.cool")
 
 
 def test_the_pipeline_is_ready(root: Path) -> None:
@@ -222,14 +243,20 @@ def test_what_is_not_there_is_no_covariate(root: Path) -> None:
     assert data.covariates == tuple(name for name in RNA_FEATURES if name != "CDSGC")
 
 
-def test_the_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("contacts", [[], ["--contacts"]])
+def test_the_command(
+    contacts: list[str], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if contacts:
+        pytest.importorskip("cooler", reason="cooler is not installed")
     out = tmp_path / "out"
     words = [
         "benchmark", "--preset", "seq2exp", "--data", root, "--length", 128, "--seeds", 2,
         "--estimators", "ridge,regmask-soft", "--d-model", 8, "--n-layers", 1, "--resolution", 8,
-        "--max-epochs", 1, "--device", "cpu", "--no-isolate", "--out", out,
+        "--max-epochs", 1, "--device", "cpu", "--no-isolate", "--out", out, *contacts,
     ]  # fmt: skip
     assert main([str(word) for word in words]) == 0, capsys.readouterr().err
+    assert (out / "contacts_K562.cool").exists() == bool(contacts)
     cells = pd.read_csv(out / "cells.tsv", sep="\t", keep_default_na=False)
     assert (cells["error"] == "").all()
     assert list(cells["fold"]) == ["fold_11"] * 4

@@ -7,12 +7,11 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from regmask_sk._base import WindowArray
+from regmask_sk._base import MaskTransformer, WindowArray
 from regmask_sk._batches import Extras
 from regmask_sk._model import build_predictor, check_symmetry, token_length
 from regmask_sk.baselines._rival import RivalRegressor, WindowModel
@@ -41,7 +40,7 @@ class FixedMaskModel(WindowModel):
         return cast(Tensor, predicted)
 
 
-class FixedMaskRegressor(TransformerMixin, RivalRegressor):
+class FixedMaskRegressor(MaskTransformer, RivalRegressor):
     """Base of regressors that train the predictor of ``RegMaskRegressor`` under given masks.
 
     A subclass says in :meth:`_masks` which mask a window has. Parameters are those of
@@ -169,30 +168,3 @@ class FixedMaskRegressor(TransformerMixin, RivalRegressor):
             masks[start : start + len(mask)] = mask
             start += len(mask)
         return masks
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the mask's columns: distance to the TSS in base pairs, ``tss-12``.
-
-        Parameters
-        ----------
-        input_features : ignored
-            For scikit-learn's interface.
-
-        Returns
-        -------
-        ndarray of shape (length,) of str
-            From ``tss-{length // 2}`` to ``tss+{...}``, in the gene's own direction.
-        """
-        check_is_fitted(self, "net_")
-        return column_names(self.n_features_in_)
-
-
-def column_names(length: int) -> NDArray[np.object_]:
-    """Names of the columns of masks: distance to the TSS.
-
-    Examples
-    --------
-    >>> column_names(3).tolist()
-    ['tss-1', 'tss+0', 'tss+1']
-    """
-    return np.array([f"tss{offset:+d}" for offset in np.arange(length) - length // 2], dtype=object)

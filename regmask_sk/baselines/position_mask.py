@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from regmask_sk._base import WindowArray
+from regmask_sk._base import MaskTransformer, WindowArray
 from regmask_sk._batches import Reading
 from regmask_sk.baselines._fixed_mask import FixedMaskRegressor
 from regmask_sk.ops.positions import open_positions, position_only_mask
@@ -25,7 +25,7 @@ from regmask_sk.windows import Windows
 _ROWS = 256  # windows whose masks are held at once
 
 
-class PositionMaskRegressor(TransformerMixin, RegressorMixin, BaseEstimator):
+class PositionMaskRegressor(MaskTransformer, RegressorMixin, BaseEstimator):
     """Predict expression under one mask for all genes, that of a learned mask's usual places.
 
     A ``RegMaskRegressor`` is fitted; the mean of its soft masks over the training windows says
@@ -267,22 +267,6 @@ class PositionMaskRegressor(TransformerMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self, "position_mask_")
         windows = self.estimator_._check_windows(X, reset=False)
         return np.tile(self.position_mask_, (int(windows.shape[0]), 1))
-
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the mask's columns, as those of ``RegMaskRegressor``.
-
-        Parameters
-        ----------
-        input_features : ignored
-            For scikit-learn's interface.
-
-        Returns
-        -------
-        ndarray of shape (length,) of str
-            Distance to the TSS in base pairs, ``tss-12``.
-        """
-        check_is_fitted(self, "position_mask_")
-        return self.estimator_.get_feature_names_out()
 
 
 def _soft_masks(learner: RegMaskRegressor, windows: WindowArray) -> Iterator[NDArray[np.float32]]:

@@ -109,7 +109,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
 def _check_words(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, which the parser cannot tell."""
     if args.preset is None:
-        only = [name for name in ("data", "cell_type", "fold") if getattr(args, name) is not None]
+        words = ("data", "cell_type", "fold", "contacts")
+        only = [name for name in words if getattr(args, name) not in (None, False)]
         if only:
             raise ValueError(f"{_word(only[0])} goes with --preset; give that too, or leave it out")
         needed = ("loci", "target", "fasta", "length")
@@ -173,8 +174,15 @@ def _published_data(args: argparse.Namespace) -> _Data:
 
     choices = given(args, ("cell_type", "fold", "length"))
     data = load_seq2exp(args.data, **choices)
+    if args.contacts:
+        args.out.mkdir(parents=True, exist_ok=True)
+        contacts = args.out / f"contacts_{args.cell_type or 'K562'}.cool"
+        if not contacts.exists():
+            say(args, f"writing {contacts}")
+            data.write_contacts(contacts)
+        data = load_seq2exp(args.data, contacts=contacts, **choices)
     *steps, (_, model) = data.pipeline.steps
-    n_tracks = len(data.pipeline["signal"].tracks)
+    n_tracks = len(data.pipeline["signal"].tracks) + args.contacts
     n_bytes = len(data.loci) * data.pipeline["windows"].length * (1 + 4 * n_tracks)
     defaults = {"covariates": data.covariates}
     if args.validation_fraction is None:

@@ -78,6 +78,12 @@ def benchmark_options(parser: argparse.ArgumentParser) -> None:
     published.add_argument("--data", type=Path, metavar="ROOT", help="its folder")
     published.add_argument("--cell-type", metavar="NAME", help="K562 (the default), GM12878 or H1")
     published.add_argument("--fold", metavar="N", help="1 to 12 or enformer (default 11)")
+    published.add_argument(
+        "--contacts",
+        action="store_true",
+        help="read the tables of Hi-C contacts too, as contact to the TSS; needs the package "
+        "cooler, with which they are written to OUT/contacts_CELL.cool once",
+    )
     loci_options(parser, "as the options say", required=False)
     window_options(genome_options(parser, required=False), required=False)
     model = parser.add_argument_group("estimators (each takes those that it has)")
