@@ -203,10 +203,8 @@ class RegMaskNet(WindowNet):
             )
 
     @torch.no_grad()
-    def predict_batches(
-        self, dataset: WindowDataset, kind: MaskKind
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Predictions and masks of the rows of a dataset, in order, batch by batch.
+    def predict_batches(self, dataset: WindowDataset, kind: MaskKind) -> Iterator[Tensor]:
+        """Predictions of the rows of a dataset, in order, batch by batch.
 
         A dataset that carries masks is predicted under them.
 
@@ -219,14 +217,14 @@ class RegMaskNet(WindowNet):
 
         Yields
         ------
-        tuple of Tensor
-            ``(batch, n_outputs)`` predictions and ``(batch, length)`` masks, float32.
+        Tensor of shape (batch, n_outputs), float32
+            Predictions.
         """
         module = self.ready_module.eval()
         for inputs, n_rows in self.filled_batches(dataset):
             with self.autocast():
                 output = module(**inputs, kind=kind)
-            yield output.prediction[:n_rows].float().cpu(), output.mask[:n_rows].float().cpu()
+            yield output.prediction[:n_rows].float().cpu()
 
     @torch.no_grad()
     def mask_batches(
@@ -242,8 +240,8 @@ class RegMaskNet(WindowNet):
         Yields
         ------
         tuple of Tensor
-            ``(batch, length)`` masks, as :meth:`predict_batches` gives them, and standard
-            deviations, float32.
+            ``(batch, length)`` masks, those under which :meth:`predict_batches` predicts, and
+            standard deviations, float32.
         """
         module = self.ready_module.eval()
         for inputs, n_rows in self.filled_batches(dataset):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -363,19 +363,15 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         check_is_fitted(self, "net_")
         windows = self._check_windows(X, reset=False)
         masks = np.empty((int(windows.shape[0]), self.n_features_in_), np.float32)
-        if return_std:
-            stds = np.empty_like(masks)
-            dataset, start = self._dataset(windows), 0
-            for mask, std in self.net_.mask_batches(dataset, self.mask):
-                rows = slice(start, start + len(mask))
-                masks[rows], stds[rows] = mask.numpy(), std.numpy()
-                start = rows.stop
-            return MaskMoments(masks, stds)
+        stds = np.empty_like(masks) if return_std else None
         start = 0
-        for _, mask in self._read(windows):
-            masks[start : start + len(mask)] = mask.numpy()
-            start += len(mask)
-        return masks
+        for mask, std in self.net_.mask_batches(self._dataset(windows), self.mask):
+            rows = slice(start, start + len(mask))
+            masks[rows] = mask.numpy()
+            if stds is not None:
+                stds[rows] = std.numpy()
+            start = rows.stop
+        return masks if stds is None else MaskMoments(masks, stds)
 
     def predict_samples(
         self,
@@ -452,15 +448,9 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
             )
         if not (np.isfinite(given).all() and given.min() >= 0.0 and given.max() <= 1.0):
             raise ValueError("masks must lie in [0, 1]; found values outside, or missing ones.")
-        read = self._read(windows, np.broadcast_to(given, shape))
-        return self._to_target_unit([p for p, _ in read])
+        # Taken as they are: no region is closed or opened in them.
+        dataset = self._dataset(windows, masks=np.broadcast_to(given, shape), forced=None)
+        return self._to_target_unit(list(self.net_.predict_batches(dataset, self.mask)))
 
     def _read_predictions(self, X: WindowArray) -> Iterator[torch.Tensor]:
-        return (prediction for prediction, _ in self._read(X))
-
-    def _read(
-        self, X: WindowArray, masks: NDArray[Any] | None = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        # Masks that are given are taken as they are.
-        given = {} if masks is None else {"masks": masks, "forced": None}
-        return self.net_.predict_batches(self._dataset(X, **given), self.mask)
+        return self.net_.predict_batches(self._dataset(X), self.mask)

@@ -433,23 +433,29 @@ def test_batches_are_predicted_in_order_whatever_their_size(
 ) -> None:
     X = data[0]
     covariates = np.zeros((len(X), 0), np.float32)
-    batches = list(fitted.net_.predict_batches(WindowDataset(X, covariates), kind))
-    assert [len(p) for p, _ in batches] == [16, 16, 16, 12]
-    together = torch.cat([p for p, _ in batches])
+    dataset = WindowDataset(X, covariates)
+    batches = list(fitted.net_.predict_batches(dataset, kind))
+    masks = [mask for mask, _ in fitted.net_.mask_batches(dataset, kind)]
+    assert [len(p) for p in batches] == [len(m) for m in masks] == [16, 16, 16, 12]
+    together = torch.cat(batches)
     assert together.dtype == torch.float32
     module = fitted.net_.ready_module.eval()
     with torch.no_grad():
         expected = module(torch.from_numpy(X), torch.from_numpy(covariates), kind=kind)
     torch.testing.assert_close(together, expected.prediction)
-    torch.testing.assert_close(torch.cat([m for _, m in batches]), expected.mask)
+    torch.testing.assert_close(torch.cat(masks), expected.mask)
 
 
 def test_a_dataset_with_masks_is_predicted_under_them(fitted: RegMaskRegressor, data: Any) -> None:
     X = data[0]
     masks = np.random.default_rng(0).random((len(X), X.shape[2])).astype(np.float32)
     dataset = WindowDataset(X, np.zeros((len(X), 0), np.float32), masks=masks)
-    read = torch.cat([m for _, m in fitted.net_.predict_batches(dataset, "hard")])
-    np.testing.assert_array_equal(read, masks)
+    read = torch.cat(list(fitted.net_.predict_batches(dataset, "hard")))
+    module = fitted.net_.ready_module.eval()
+    with torch.no_grad():
+        none = torch.zeros(len(X), 0)
+        expected = module.predict(torch.from_numpy(X), torch.from_numpy(masks), none)
+    torch.testing.assert_close(read, expected.float())
 
 
 def test_restored_state_predicts_the_same_bits(fitted: RegMaskRegressor, data: Any) -> None:
@@ -460,8 +466,7 @@ def test_restored_state_predicts_the_same_bits(fitted: RegMaskRegressor, data: A
     assert net.history[-1]["stage"] == "joint"
     dataset = WindowDataset(data[0], np.zeros((60, 0), np.float32))
     first, second = (
-        torch.cat([p for p, _ in each.predict_batches(dataset, "soft")])
-        for each in (fitted.net_, net)
+        torch.cat(list(each.predict_batches(dataset, "soft"))) for each in (fitted.net_, net)
     )
     assert torch.equal(first, second)
 
