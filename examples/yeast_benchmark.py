@@ -84,13 +84,12 @@ def make_estimators(leave_out: bool) -> dict[str, BaseEstimator]:
     return {
         "RegMask, soft": masked("codon"),
         "RegMask, hard": masked("codon", "hard"),
-        "position-only mask": PositionMaskRegressor(masked("codon"), refit=True),
+        "position-only mask": PositionMaskRegressor(masked("codon")),
         "peak mask": PeakMaskRegressor(
             track=COVERAGE, promoter_length=PROMOTER, backbone="codon", **unmasked
         ),
         "codon, no mask": BackboneRegressor(backbone="codon", **unmasked),
         "conv, no mask": BackboneRegressor(backbone="conv", **unmasked),
-        "transformer, no mask": BackboneRegressor(backbone="transformer", **unmasked),
         "Mamba": BackboneRegressor(backbone="mamba", **published),
         "Caduceus": BackboneRegressor(backbone="caduceus", **published),
         "HyenaDNA": BackboneRegressor(backbone="hyena-causal", **published),

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from regmask_sk.plotting import plot_locus as plot_locus
     from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
     from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
+    from regmask_sk.tuning import SparsityTuning as SparsityTuning
+    from regmask_sk.tuning import tune_sparsity as tune_sparsity
     from regmask_sk.windows import Windows as Windows
 
 __version__ = metadata.version("regmask_sk")
@@ -82,6 +84,7 @@ _PUBLIC = {
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",
+    "SparsityTuning": "tuning",
     "TSSWindows": "features",
     "TwelveFold": "model_selection",
     "WindowCache": "features",
@@ -107,6 +110,7 @@ _PUBLIC = {
     "simulate_genome": "datasets",
     "smoothed_track": "metrics",
     "sparsity_path": "path",
+    "tune_sparsity": "tuning",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -1,0 +1,214 @@
+"""The search for the sparsity: what it chooses, and that workers lose nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import slow_masks
+from conftest import ToyGenome
+from matplotlib import pyplot as plt
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
+from slow_masks import KnownMasks, data
+
+from regmask_sk import (
+    ChromosomeKFold,
+    RegMaskRegressor,
+    SequenceChannels,
+    TSSWindows,
+    tune_sparsity,
+)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+WIDTH = {"width": FloatDistribution(0.0, 6.0)}
+
+
+def tune(**given: Any) -> Any:
+    X, y = data()
+    estimator = given.pop("estimator", KnownMasks())
+    settings = {"cv": KFold(3), "n_trials": 15, "random_state": 0, "prune": False, **given}
+    return tune_sparsity(estimator, X, y, **settings)
+
+
+def test_the_front_and_the_choice() -> None:
+    shares = [0.05, 0.1, 0.2, 0.4]
+    found = tune(sparsity=shares, n_trials=25)
+    trials = found.trials
+    assert (trials["state"] == "COMPLETE").all()
+    assert len(trials) == 25
+    np.testing.assert_allclose(trials["kept"], trials["sparsity"])
+    # A brute-force grid: the error falls to 0 at .2 and is 0 behind it.
+    expected = {share: max(0.0, 0.2 - share) for share in shares}
+    np.testing.assert_allclose(trials["error"], trials["sparsity"].map(expected), atol=1e-12)
+    assert sorted(set(found.front["sparsity"])) == [0.05, 0.1, 0.2]
+    assert found.best_params_ == {"sparsity": 0.2}
+    assert found.best_estimator_.sparsity == 0.2
+    assert found.best_estimator_.fitted_
+
+
+def test_within_one_standard_error_the_sparsest_is_taken() -> None:
+    class Uneven(KnownMasks):
+        """Its folds differ by more than what sparsity takes away."""
+
+        def predict(self, X: Any) -> np.ndarray:
+            return super().predict(X) + 3.0 * (np.asarray(X)[:, :1, 0].mean() > 0)
+
+    found = tune(estimator=Uneven(), sparsity=[0.1, 0.15, 0.3], n_trials=20, refit=False)
+    best = found.trials.loc[found.best_number_]
+    lowest = found.trials.loc[found.trials["error"].idxmin()]
+    assert lowest["error_se"] > 0.1
+    assert best["sparsity"] == 0.1
+    assert best["error"] <= lowest["error"] + lowest["error_se"]
+    assert found.best_estimator_ is None
+
+
+def test_other_parameters_and_their_importance() -> None:
+    found = tune(search_space=WIDTH, n_trials=40)
+    assert abs(found.best_params_["width"] - 3.0) < 1.0
+    importance = found.importances()
+    assert importance.index[0] == "width"
+    assert importance.sum() == pytest.approx(1.0)
+    figure = found.plot()
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        "share of bases kept",
+        "importance for the error",
+    ]
+    plt.close(figure)
+    single = tune(objectives="error", search_space=WIDTH, n_trials=40)
+    assert single.trials["error"].min() == single.trials.loc[single.best_number_, "error"]
+
+
+@pytest.mark.parametrize("objectives", ["error and share", "error"])
+def test_hopeless_trials_are_given_up_and_counted(objectives: Any) -> None:
+    found = tune(search_space=WIDTH, prune=True, n_trials=30, objectives=objectives)
+    states = found.trials["state"].value_counts()
+    assert states["PRUNED"] > 3
+    assert states.sum() == 30
+    pruned = found.trials[found.trials["state"] == "PRUNED"]
+    assert (pruned["n_folds"] < 3).all()
+    assert not pruned["on_front"].any()
+    # No trial was given up that would have been on the front of those that were finished.
+    done = found.trials[found.trials["state"] == "COMPLETE"]
+    for _, row in pruned.iterrows():
+        assert (done["error"] < row["error"]).any()
+
+
+def test_a_study_goes_on(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    assert len(tune(storage=storage, n_trials=3).trials) == 3
+    seen: list[pd.DataFrame] = []
+    found = tune(storage=storage, n_trials=5, callback=seen.append)
+    assert len(found.trials) == 5
+    assert [len(table) for table in seen] == [4, 5]
+    with pytest.raises(ValueError, match="has a study 'regmask' with 2 objectives; expected 1"):
+        tune(storage=storage, objectives="error")
+
+
+def test_a_seed_repeats_the_search() -> None:
+    first, second = (tune(search_space=WIDTH, n_trials=8).trials for _ in range(2))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
+
+
+class Fails(KnownMasks):
+    def fit(self, X: Any, y: Any) -> KnownMasks:
+        raise RuntimeError("no luck")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"estimator": Ridge()}, TypeError, "Ridge without the parameter 'sparsity'"),
+        ({"estimator": Pipeline([("m", Ridge())])}, TypeError, "parameter 'm__sparsity'"),
+        ({"estimator": Fails()}, RuntimeError, "trial 0 with .* failed: RuntimeError: no luck"),
+        ({"sparsity": (0.0, 0.5)}, ValueError, "two shares above 0 and at most 1"),
+        ({"sparsity": [0.3]}, ValueError, "two shares"),
+        ({"n_trials": 0}, ValueError, "n_trials is 0; expected at least 1"),
+        ({"heartbeat": 0.0}, ValueError, "heartbeat is 0.0"),
+        ({"objectives": "share"}, ValueError, "objectives is 'share'"),
+        ({"search_space": {"depth": FloatDistribution(0, 1)}}, ValueError, r"has \['depth'\]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_tuned(given: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        tune(**given)
+
+
+def test_a_failed_trial_is_marked(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    with pytest.raises(RuntimeError):
+        tune(estimator=Fails(), storage=storage)
+    study = optuna.load_study(study_name="regmask", storage=storage)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+
+def test_a_pipeline_on_the_gene_table(toy_genome: ToyGenome) -> None:
+    model = RegMaskRegressor(
+        resolution=8, promoter_length=8, d_model=8, n_layers=1, max_epochs=1,
+        validation_fraction=0.0, random_state=0, device="cpu",
+    )  # fmt: skip
+    pipeline = Pipeline(
+        [
+            ("windows", TSSWindows(64)),
+            ("sequence", SequenceChannels(toy_genome.fasta)),
+            ("model", model),
+        ]
+    )
+    loci, y = toy_genome.loci, toy_genome.loci["expression"]
+    found = tune_sparsity(
+        pipeline, loci, y, cv=ChromosomeKFold(2), n_trials=2, sparsity=(0.3, 0.6),
+        search_space={"model__resolution": CategoricalDistribution([8, 16])}, random_state=0,
+    )  # fmt: skip
+    assert set(found.best_params_) == {"model__sparsity", "model__resolution"}
+    assert found.best_estimator_.transform(loci).shape == (40, 64)
+    assert found.trials["kept"].between(0.2, 0.8).all()
+
+
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    n_trials, journal, log = 10, tmp_path / "study.log", tmp_path / "fits.txt"
+    words = [sys.executable, slow_masks.__file__, journal, n_trials, 0.4, log]
+    workers = [subprocess.Popen([str(word) for word in words]) for _ in range(3)]
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+
+    def study() -> Any:
+        return optuna.load_study(study_name="regmask", storage=storage)
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # until all three are at work
+        names = optuna.get_all_study_names(storage) if journal.exists() else []
+        if names and len(study().get_trials(states=(TrialState.RUNNING,))) == 3:
+            break
+        time.sleep(0.05)
+    workers[0].send_signal(signal.SIGKILL)
+    for worker in workers:
+        worker.wait(timeout=60)
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0]
+
+    trials = study().trials
+    states = [trial.state for trial in trials]
+    assert TrialState.RUNNING not in states
+    assert TrialState.WAITING not in states
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert n_trials <= len(finished) <= n_trials + 1  # two that are at work may both finish
+    (dead,) = [trial for trial in trials if trial.state == TrialState.FAIL]
+    (again,) = [trial for trial in finished if "retry_of" in trial.user_attrs]
+    assert again.user_attrs["retry_of"] == dead.number
+    assert again.params == dead.params
+    others = [trial.params["sparsity"] for trial in finished if trial is not again]
+    assert len(set(others)) == len(others)  # no other was run twice
+    assert dead.params["sparsity"] not in others
+    for trial in finished:
+        assert len(trial.user_attrs["folds"]) == 2
