@@ -24,7 +24,9 @@ from regmask_sk.cli.values import (
     natural,
     non_negative,
     positive,
+    searched,
     share,
+    two_shares,
     unit,
 )
 
@@ -68,24 +70,35 @@ def _other_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help='"auto", "cpu", "cuda", ...')
 
 
-def _fit_options(parser: argparse.ArgumentParser) -> None:
+def _fit_options(
+    parser: argparse.ArgumentParser,
+    *,
+    test_chroms: bool = True,
+    validation_chroms: bool = True,
+    sparsity: bool = True,
+) -> None:
+    """Add the options of data and model, but for those that a command decides itself."""
+    parser.set_defaults(test_chroms=None, validation_chroms=None, sparsity=None)
     loci_options(parser, "kept in the model")
     data = genome_options(parser)
-    data.add_argument(
-        "--test-chroms",
-        type=name_list,
-        metavar="A,B",
-        help="held out: predictions.tsv and the scores of metrics.json are of these; without "
-        "them every gene is trained on and the scores are null",
-    )
-    data.add_argument(
-        "--validation-chroms", type=name_list, metavar="C,D", help="for early stopping"
-    )
+    if test_chroms:
+        data.add_argument(
+            "--test-chroms",
+            type=name_list,
+            metavar="A,B",
+            help="held out: predictions.tsv and the scores of metrics.json are of these; without "
+            "them every gene is trained on and the scores are null",
+        )
+    if validation_chroms:
+        data.add_argument(
+            "--validation-chroms", type=name_list, metavar="C,D", help="for early stopping"
+        )
     data.add_argument(
         "--validation-fraction",
         type=unit,
         metavar="F",
-        help="without --validation-chroms: share of the genes, in whole chromosomes",
+        help=("without --validation-chroms: " if validation_chroms else "for early stopping: ")
+        + "share of the genes, in whole chromosomes",
     )
 
     model = parser.add_argument_group("model (defaults: those of RegMaskRegressor)")
@@ -110,9 +123,10 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
         help="of the tracks, in joint training: learned weights, or published formulas for the "
         "tracks H3K27ac, DNase and Hi-C with --scaling none",
     )
-    model.add_argument(
-        "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
-    )
+    if sparsity:
+        model.add_argument(
+            "--sparsity", type=share, metavar="F", help="share of bases kept, promoter included"
+        )
     model.add_argument(
         "--promoter-length", type=length_or_auto, metavar="N", help='bp kept open, or "auto"'
     )
@@ -251,6 +265,66 @@ def build_parser() -> argparse.ArgumentParser:
     mask.add_argument("--combine", choices=("max", "mean"), help="of overlapping windows")
     loci_options(mask, "default as in the fit")
     _other_files(mask)
+
+    cv = command(
+        "cv",
+        "Cross-validate over whole chromosomes: every gene is predicted by a model that has not "
+        "seen it.",
+        "Under --out: cells/ (each finished fold; a run with the same --out goes on from there, "
+        "and --force runs all anew), folds.tsv, predictions.tsv, metrics.json (scores of all genes "
+        "together, mean share of bases kept).",
+    )
+    cv.add_argument("--out", type=Path, required=True, metavar="DIR")
+    cv.add_argument("--folds", type=count, default=5, metavar="N", help="default 5")
+    cv.add_argument(
+        "--n-jobs", type=count, default=1, metavar="N", help="folds at a time, in processes"
+    )
+    _fit_options(cv, test_chroms=False, validation_chroms=False)
+
+    tune = command(
+        "tune",
+        "Search for the share of bases to keep, and for other parameters, by cross-validation.",
+        "Under --out: study.log (the study; a run with the same --out goes on from there), "
+        "trials.tsv, tuning.png, best.json (the sparsest trial within one standard error of the "
+        "lowest error), and what fit writes, of a model trained with it. --test-chroms take no "
+        "part in the search.",
+    )
+    tune.add_argument("--out", type=Path, required=True, metavar="DIR")
+    tune.add_argument("--trials", type=count, default=20, metavar="N", help="default 20")
+    tune.add_argument("--folds", type=count, default=3, metavar="N", help="default 3")
+    tune.add_argument(
+        "--sparsity-range",
+        type=two_shares,
+        default=(0.02, 0.5),
+        metavar="LOW:HIGH",
+        help="default 0.02:0.5",
+    )
+    tune.add_argument(
+        "--search",
+        type=searched,
+        nargs="+",
+        action="extend",
+        metavar="NAME=LOW:HIGH",
+        help="other options of the model to search, such as n-layers=2:6, or NAME=A,B,C",
+    )
+    tune.add_argument(
+        "--objective",
+        choices=("error-and-share", "error"),
+        default="error-and-share",
+        help="what is minimised (default both)",
+    )
+    tune.add_argument(
+        "--storage",
+        metavar="URL",
+        help="a database, or a journal file, in place of study.log, that several machines share",
+    )
+    tune.add_argument("--study", default="regmask", metavar="NAME", help="in the storage")
+    tune.add_argument(
+        "--worker",
+        action="store_true",
+        help="run trials of the study until it has enough, and write nothing else",
+    )
+    _fit_options(tune, validation_chroms=False, sparsity=False)
 
     benchmark = command(
         "benchmark",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from regmask_sk.cli.options import REGRESSOR_OPTIONS
 from regmask_sk.cli.values import pairs_of, tracks_of
 
 
@@ -74,6 +76,34 @@ def reading_steps(
         steps.append(("signal", signal_step))
     n_bytes = n_genes * (args.length + 2 * (args.jitter or 0)) * (1 + 4 * len(args.track or ()))
     return [*steps, *cache_steps(args, n_bytes)]
+
+
+def model_pipeline(args: argparse.Namespace, n_genes: int) -> Any:
+    """Make the pipeline that the options of ``fit`` ask for.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of a command with the options of ``fit``.
+    n_genes : int
+        As in :func:`reading_steps`.
+
+    Returns
+    -------
+    Pipeline
+        The steps that read windows, and a ``RegMaskRegressor``. Not fitted.
+    """
+    from sklearn.pipeline import Pipeline
+
+    from regmask_sk.regressor import RegMaskRegressor
+
+    regressor = RegMaskRegressor(
+        **given(args, REGRESSOR_OPTIONS),
+        covariates=tuple(args.covariate or ()),
+        random_state=args.seed,
+        verbose=int(args.verbose or sys.stderr.isatty()),
+    )
+    return Pipeline([*reading_steps(args, n_genes, seed=args.seed), ("model", regressor)])
 
 
 def cache_steps(args: argparse.Namespace, n_bytes: int) -> list[tuple[str, Any]]:

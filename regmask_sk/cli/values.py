@@ -37,6 +37,39 @@ def length_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(natural(text))
 
 
+def two_shares(text: str) -> tuple[float, float]:
+    """Accept LOW:HIGH, two shares."""
+    low, colon, high = text.partition(":")
+    try:
+        values = float(low), float(high)
+    except ValueError:
+        values = 0.0, 0.0
+    if not (colon and 0.0 < values[0] < values[1] <= 1.0):
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected LOW:HIGH, such as 0.05:0.3")
+    return values
+
+
+def searched(text: str) -> tuple[str, list[int] | list[float] | list[str], bool]:
+    """Accept NAME=LOW:HIGH or NAME=A,B,C: name, values, whether they are the ends of a range."""
+    name, values = _pair(text)
+    between = ":" in values
+    words = values.split(":" if between else ",")
+    read: list[int] | list[float] | list[str] = words
+    for kind in (int, float):
+        try:
+            read = [kind(word) for word in words]
+            break
+        except ValueError:
+            continue
+    if len(words) < 2 or (between and (len(words) != 2 or isinstance(read[0], str))):
+        raise argparse.ArgumentTypeError(
+            f"is {text!r}, expected NAME=LOW:HIGH with two numbers, or NAME=A,B,C"
+        )
+    if between and not read[0] < read[1]:  # type: ignore[operator]
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected LOW to be less than HIGH")
+    return name.replace("-", "_"), read, between
+
+
 def name_list(text: str) -> list[str]:
     """Accept names parted by commas."""
     names = [name.strip() for name in text.split(",")]
