@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from regmask_sk._batches import Batch, WindowDataset
+from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk.losses import regression_loss
@@ -52,6 +53,16 @@ class _Progress:
     best_state: dict[str, Tensor] | None = None
     epochs_without_gain: int = 0
     average: AveragedModel | None = None
+
+
+# Of these, what is no tensor.
+_COUNTED = ("epoch", "step", "best_loss", "epochs_without_gain")
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Tensors of one part of a state, by their names in it."""
+    start = f"{part}."
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -186,6 +197,68 @@ class WindowNet(NeuralNet):
             for key, value in row.items():
                 if key != "batches":
                     self.history.record(key, value)
+
+    def unfinished(self) -> Unfinished:
+        """Take down all that the next epoch depends on, between two epochs."""
+        progress = self.progress_
+        values = {
+            "stage_index": self.stage_index_,
+            "goes_on": self.goes_on_,
+            "history": self.plain_history,
+            **{name: getattr(progress, name) for name in _COUNTED},
+        }
+        parts = {
+            "module": self.module_.state_dict(),
+            "best": progress.best_state or {},
+            "average": {} if progress.average is None else progress.average.state_dict(),
+            "optimizer": {
+                f"{number}.{name}": value
+                for number, moments in self.optimizer_.state_dict()["state"].items()
+                for name, value in moments.items()
+            },
+        }
+        tensors = {
+            f"{part}.{name}": value
+            for part, state in parts.items()
+            for name, value in state.items()
+        }
+        return Unfinished(values, tensors)
+
+    def go_on(self, state: Unfinished) -> None:
+        """Take up what :meth:`unfinished` took down, in a net that has not been started.
+
+        Parameters
+        ----------
+        state : Unfinished
+            Of a net with the same module and settings.
+        """
+        values = state.values
+        self.take_over(_part(state.tensors, "module"), values["history"])
+        self.goes_on_ = values["goes_on"]
+        self.stage_index_ = values["stage_index"]
+        self.enter_stage()
+        progress = self.progress_
+        if self.finished:
+            progress.average = None
+            return
+        for name in _COUNTED:
+            setattr(progress, name, values[name])
+        progress.best_state = _part(state.tensors, "best") or None
+        if progress.average is not None:
+            progress.average.load_state_dict(_part(state.tensors, "average"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(state.tensors, "optimizer").items():
+            number, _, kind = name.partition(".")
+            moments.setdefault(int(number), {})[kind] = value
+        groups = self.optimizer_.state_dict()["param_groups"]
+        self.optimizer_.load_state_dict({"state": moments, "param_groups": groups})
+
+    @property
+    def plain_history(self) -> list[dict[str, Any]]:
+        """Rows of the history, without those of single batches."""
+        return [
+            {key: value for key, value in row.items() if key != "batches"} for row in self.history
+        ]
 
     @property
     def stage(self) -> Stage:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +20,7 @@ from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
+from regmask_sk._checkpoint import Checkpoint, Unfinished, digest
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
@@ -27,6 +31,9 @@ from regmask_sk.windows import Windows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# Parameters that do not change what a fit comes to.
+_NO_MATTER = ("verbose", "device", "warm_start")
 
 
 class TrainingData:
@@ -150,6 +157,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
     ) -> Self:
         """Train the network.
 
@@ -163,6 +173,13 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             Non-negative weights.
         groups : array of shape (n,), optional
             Group of each row, in place of its chromosome, for the validation split.
+        checkpoint : path-like, optional
+            File in which the state of the fit is kept, replaced as a whole after each epoch. Where
+            the disk is full a warning says so, and the file stays that of an earlier epoch.
+        resume : bool, default=False
+            Whether to go on from `checkpoint`, where there is such a file: on the CPU to the same
+            bits as without the interruption. The parameters (but ``verbose`` and ``device``) and
+            the data must be the same.
 
         Returns
         -------
@@ -172,18 +189,56 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, X or y is malformed, or a covariate is missing.
+            If a parameter is out of range, X or y is malformed, a covariate is missing, or the
+            checkpoint is damaged or of another fit.
+        FileExistsError
+            If `checkpoint` holds a fit that is not finished, and `resume` is false.
+        PermissionError, FileNotFoundError
+            If `checkpoint` cannot be written.
         FloatingPointError
             If the loss becomes NaN or infinite.
         """
         goes_on = self.warm_start and hasattr(self, "net_")
+        if resume and (checkpoint is None or goes_on):
+            raise ValueError(
+                "resume=True goes on with the fit in a file: pass checkpoint=FILE, and leave "
+                "warm_start False."
+            )
+        if checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"random_state is {self.random_state!r}: a fit that can be resumed needs an "
+                "integer, from which its random numbers can be drawn again."
+            )
         data = self._begin(X, y, sample_weight, groups, reset=not goes_on)
+        file = None if checkpoint is None else Checkpoint(Path(checkpoint), self._identity(X, data))
+        left = file.read() if file is not None and resume else None
+        if file is not None and not resume:
+            file.check_replaceable()
         if goes_on:
             self._build_from_last(data.constant_loss)
         else:
             self._build(data.constant_loss)
-        self._train(data)
+        self._train(data, file, left)
         return self
+
+    def _identity(self, X: Any, data: TrainingData) -> dict[str, Any]:
+        """Say which fit this is: its parameters and its data."""
+        params = self.get_params(deep=False)
+        identity = {
+            name: f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
+            for name, value in params.items()
+            if name not in _NO_MATTER
+        }
+        if isinstance(X, Windows):
+            table = X.loci[["chrom", "tss", "strand"]].astype(str)
+            told = [*map(repr, (X.shape, X.channel_names)), *table.to_numpy(dtype=str).T]
+            told += [source.cache_key(fitted=True) for source in X.sources]
+        else:
+            told = [np.asarray(X)]
+        rows = [part for part in (data.train, data.valid) if part is not None]
+        told += [array for part in rows for array in (part.y, part.weight, part.covariates)]
+        identity["data"] = digest(*told)
+        return identity
 
     def partial_fit(
         self,
@@ -336,17 +391,32 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             "amp": self.device_.startswith("cuda") if self.amp == "auto" else bool(self.amp),
         }
 
-    def _train(self, data: TrainingData) -> None:
-        """Run the stages of the net's plan."""
+    def _train(
+        self,
+        data: TrainingData,
+        checkpoint: Checkpoint | None = None,
+        left: Unfinished | None = None,
+    ) -> None:
+        """Run the stages of the net's plan, or what is left of them."""
         with torch.random.fork_rng(devices=self._cuda_devices()):
-            self.net_.start()
+            if left is None:
+                self.net_.start()
+            else:
+                self.net_.go_on(left)
+                self._epochs_done = left.values["epochs_done"]
             with tqdm(
                 total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+                initial=len(self.net_.history) if left is not None else 0,
                 disable=not self.verbose,
                 unit="epoch",
             ) as bar:
                 while not self.net_.finished:
                     self._train_epoch(data)
+                    if checkpoint is not None:
+                        state = self.net_.unfinished()
+                        state.values["epochs_done"] = self._epochs_done
+                        done = self.net_.finished
+                        checkpoint.write(state, epochs=self._epochs_done, finished=done)
                     last = self.net_.history[-1]
                     bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
                     bar.update()
@@ -404,10 +474,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """Give what is learned, as plain values and tensors; see ``regmask_sk.persistence``."""
         check_is_fitted(self, "net_")
         state = {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
-        state["history"] = [
-            {key: value for key, value in row.items() if key != "batches"}
-            for row in self.net_.history
-        ]
+        state["history"] = self.net_.plain_history
         return state, dict(self.net_.ready_module.state_dict())
 
     def _set_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:

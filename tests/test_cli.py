@@ -17,6 +17,7 @@ import pyBigWig
 import pytest
 from Bio import bgzf
 
+from regmask_sk._network import NetworkRegressor
 from regmask_sk.cli import main
 from regmask_sk.cli.commands import COMMANDS
 from regmask_sk.cli.options import REGRESSOR_OPTIONS
@@ -230,6 +231,32 @@ def test_the_same_seed_writes_the_same_predictions(
     assert one == other
     assert run(*fit_words(fly, tmp_path / "third"), "--seed", 5).code == 0
     assert (tmp_path / "third" / "predictions.tsv").read_bytes() != one
+
+
+def test_an_interrupted_training_goes_on(
+    fly: Path, trained: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "fit.ckpt", tmp_path / "out"
+    words = [*fit_words(fly, out), "--checkpoint", file]
+    calls = iter(range(100))
+    train_epoch: Any = NetworkRegressor._train_epoch
+
+    def dying(self: Any, *given: Any) -> None:
+        if next(calls) == 1:
+            raise RuntimeError("no luck")
+        train_epoch(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkRegressor, "_train_epoch", dying)
+        assert run(*words).code == 1
+    assert not out.exists()
+    assert "holds a fit that stopped after epoch 1. Pass --resume to" in run(*words).last
+    result = run(*words, "--resume")
+    assert result.code == 0, result.err
+    predictions = "predictions.tsv"
+    assert (out / predictions).read_bytes() == (trained / predictions).read_bytes()
+    other = fit_words(fly, tmp_path / "other")
+    assert "--resume needs --checkpoint" in run(*other, "--resume").last
 
 
 def test_without_test_chromosomes_scores_are_null(fly: Path, tmp_path: Path, run: Any) -> None:
@@ -657,7 +684,9 @@ def test_wrong_commands(words: list[str], run: Any) -> None:
     assert "error: " in result.err
 
 
-@pytest.mark.parametrize("command", ["", "demo", "fit", "predict", "mask", "benchmark", "info"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "fit", "predict", "mask", "cv", "tune", "benchmark", "info"]
+)
 def test_help(command: str, run: Any) -> None:
     result = run(*[command] * bool(command), "--help")
     assert result.code == 0
@@ -695,6 +724,7 @@ class Interrupt:
         if name == "pandas":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
+from regmask_sk._network import NetworkRegressor
 from regmask_sk.cli import main
 sys.exit(main(["info", "--model", "x"]))
 """

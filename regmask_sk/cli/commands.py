@@ -32,6 +32,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
+    if args.resume and args.checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the training to go on with")
     check_fit_files(args)
     loci = read_genes(args, {name: getattr(args, name) for name in LOCI_OPTIONS}, args.target)
     y = target_values(loci, args.target)
@@ -44,7 +46,8 @@ def _fit(args: argparse.Namespace) -> None:
     n_train, n_test = int((~test).sum()), int(test.sum())
     say(args, f"training on {n_train} genes, {n_test} kept for the test")
     started = time.perf_counter()
-    pipeline.fit(loci[~test], y[~test])
+    kept = {"model__checkpoint": args.checkpoint, "model__resume": args.resume}
+    pipeline.fit(loci[~test], y[~test], **(kept if args.checkpoint else {}))
     seconds = time.perf_counter() - started
 
     write_fit(args, pipeline, loci, y, test, seconds=seconds)

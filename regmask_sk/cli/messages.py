@@ -73,6 +73,7 @@ def one_line(error: BaseException) -> str:
 
 def _in_words_of_options(text: str) -> str:
     text = " ".join(text.split()).replace("overwrite=True", "--force")
+    text = text.replace("resume=True", "--resume")
     for option in _OPTION_WORDS:
         text = re.sub(rf"\b{option}\b", "--" + option.replace("_", "-"), text)
     text = text.replace("--allow-unstranded=True", "--allow-unstranded")

@@ -237,6 +237,15 @@ def build_parser() -> argparse.ArgumentParser:
         "n_train, n_test, seconds of training), in this order: where metrics.json is, all is.",
     )
     fit.add_argument("--out", type=Path, required=True, metavar="DIR")
+    fit.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the training there after each epoch",
+    )
+    fit.add_argument(
+        "--resume", action="store_true", help="go on from --checkpoint, where there is such a file"
+    )
     _fit_options(fit)
 
     predict = command("predict", "Predict the expression of genes.")
