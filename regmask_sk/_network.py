@@ -230,8 +230,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             if name not in _NO_MATTER
         }
         if isinstance(X, Windows):
-            table = X.loci[["chrom", "tss", "strand"]].astype(str)
-            told = [*map(repr, (X.shape, X.channel_names)), *table.to_numpy(dtype=str).T]
+            told = [repr((X.shape, X.channel_names, X.jitter)), X.starts, X.reversed]
+            told += [X.loci["chrom"].to_numpy(dtype=str)]
             told += [source.cache_key(fitted=True) for source in X.sources]
         else:
             told = [np.asarray(X)]
