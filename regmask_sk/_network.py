@@ -230,8 +230,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             if name not in _NO_MATTER
         }
         if isinstance(X, Windows):
-            told = [repr((X.shape, X.channel_names, X.jitter)), X.starts, X.reversed]
-            told += [X.loci["chrom"].to_numpy(dtype=str)]
+            told: list[Any] = [repr((X.shape, X.channel_names, X.jitter)), X.starts, X.reversed]
+            told.append(X.loci["chrom"].to_numpy(dtype=str))
             told += [source.cache_key(fitted=True) for source in X.sources]
         else:
             told = [np.asarray(X)]
