@@ -724,7 +724,6 @@ class Interrupt:
         if name == "pandas":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
-from regmask_sk._network import NetworkRegressor
 from regmask_sk.cli import main
 sys.exit(main(["info", "--model", "x"]))
 """
