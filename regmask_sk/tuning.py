@@ -127,7 +127,9 @@ class SparsityTuning:
             done["kept"], done["error"], yerr=done["error_se"], fmt="o", ms=4, lw=0.8,
             color="0.6", label="trial",
         )  # fmt: skip
-        axes[0].plot(front["kept"], front["error"], "-o", ms=4, color="#0072B2", label="front")
+        axes[0].plot(
+            front["kept"], front["error"], "-o", ms=4, color="#0072B2", label="front", zorder=3
+        )
         axes[0].axhline(lowest["error"] + lowest["error_se"], ls=":", color="0.3", lw=1.0)
         axes[0].plot(
             best["kept"], best["error"], "o", ms=12, mfc="none", mec="#D55E00", mew=2.0,
