@@ -124,7 +124,6 @@ def run_seed(seed: int, *, sites: int, epochs: int, n_genes: int) -> pd.DataFram
             row["kept"] = float(own.mean())
             row["EVAL-X"] = correlation(judge.predict_masked(windows, own))
             rows[way] = row
-        judge.set_params(mask="soft")
         profile = position_only_mask(models["decoupled"].set_params(mask="soft").transform(train))
         rows["position-only mask"] = {"AP": precision(profile)}
         tracks = [

@@ -276,7 +276,8 @@ def tables_to_cooler(
     beside = beside_of(target)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))  # its own
+            for kind in (FutureWarning, DeprecationWarning):  # cooler's own
+                warnings.simplefilter("ignore", kind)
             cooler.create_cooler(
                 str(beside),
                 cooler.binnify(pd.Series(dict(chrom_sizes)), bin_size),

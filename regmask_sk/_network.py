@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from numbers import Integral
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
 from regmask_sk._checkpoint import Checkpoint, Unfinished, digest
+from regmask_sk._encoding import encode
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
@@ -235,6 +237,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             told += [source.cache_key(fitted=True) for source in X.sources]
         else:
             told = [np.asarray(X)]
+        # What was learned before the first epoch: scales, and what files of regions hold.
+        known = {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
+        told.append(json.dumps(encode(known, "the fit")))
         rows = [part for part in (data.train, data.valid) if part is not None]
         told += [array for part in rows for array in (part.y, part.weight, part.covariates)]
         identity["data"] = digest(*told)

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, LeaveOneGroupOut, check_cv
-from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
+from regmask_sk._benchmark_cells import take
 from regmask_sk.features import TSSWindows
 from regmask_sk.windows import Windows
 
@@ -517,8 +517,8 @@ def cross_val_masks(
 def _masks_of_fold(
     estimator: Any, loci: Any, y: ArrayLike, train: Rows, test: Rows
 ) -> NDArray[np.float32]:
-    fitted = estimator.fit(_safe_indexing(loci, train), _safe_indexing(y, train))
-    return np.asarray(fitted.transform(_safe_indexing(loci, test)), dtype=np.float32)
+    fitted = estimator.fit(take(loci, train), np.asarray(y)[train])
+    return np.asarray(fitted.transform(take(loci, test)), dtype=np.float32)
 
 
 def _table(X: Any) -> pd.DataFrame | None:

@@ -21,7 +21,7 @@ from sklearn.base import clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
-from regmask_sk._benchmark_cells import Task, run_cell, take
+from regmask_sk._benchmark_cells import Task, run_cell
 
 if TYPE_CHECKING:
     import optuna
@@ -114,11 +114,11 @@ class SparsityTuning:
         ImportError
             If matplotlib is not installed.
         """
-        from matplotlib import pyplot as plt
+        from matplotlib.figure import Figure
 
         several = len(self.best_params_) > 1 and (self.trials["state"] == "COMPLETE").sum() > 1
         if figure is None:
-            figure = plt.figure(figsize=(9.0 if several else 5.5, 4.0), layout="constrained")
+            figure = Figure(figsize=(9.0 if several else 5.5, 4.0), layout="constrained")
         axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
         done = self.trials[self.trials["state"] == "COMPLETE"]
         front, best = self.front, self.trials.loc[self.best_number_]
@@ -284,8 +284,7 @@ def tune_sparsity(
     params = dict(study.trials[number].params)
     fitted = None
     if refit:
-        rows = np.arange(len(target))
-        fitted = clone(estimator).set_params(**params).fit(take(loci, rows), target)
+        fitted = clone(estimator).set_params(**params).fit(loci, target)
     return SparsityTuning(study, trials, params, number, fitted)
 
 

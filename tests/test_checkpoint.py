@@ -248,3 +248,20 @@ def test_in_a_pipeline_and_for_rivals(
             clone(pipeline).fit(loci, y, model__checkpoint=file)
     again = clone(pipeline).fit(loci, y, model__checkpoint=file, model__resume=True)
     np.testing.assert_array_equal(again.predict(loci), whole.predict(loci))
+
+
+def test_a_file_of_regions_that_has_changed_is_another_fit(
+    toy_genome: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regions, file = tmp_path / "closed.bed", tmp_path / "fit.ckpt"
+    regions.write_text("chr1\t1000\t1400\n")
+    windows = TSSWindows(64).fit_transform(toy_genome.loci)
+    X, y = SequenceChannels(toy_genome.fasta).fit_transform(windows), toy_genome.loci["expression"]
+    model = RegMaskRegressor(**SMALL, closed_regions=regions)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 6)
+        with pytest.raises(Killed):
+            model.fit(X, y, checkpoint=file)
+    regions.write_text("chr1\t1000\t1500\n")
+    with pytest.raises(ValueError, match="of another fit: data differ"):
+        model.fit(X, y, checkpoint=file, resume=True)

@@ -173,14 +173,14 @@ def _published_data(args: argparse.Namespace) -> _Data:
     from regmask_sk.seq2exp import load_seq2exp
 
     choices = given(args, ("cell_type", "fold", "length"))
-    data = load_seq2exp(args.data, **choices)
     if args.contacts:
-        args.out.mkdir(parents=True, exist_ok=True)
         contacts = args.out / f"contacts_{args.cell_type or 'K562'}.cool"
         if not contacts.exists():
+            args.out.mkdir(parents=True, exist_ok=True)
             say(args, f"writing {contacts}")
-            data.write_contacts(contacts)
-        data = load_seq2exp(args.data, contacts=contacts, **choices)
+            load_seq2exp(args.data, **choices).write_contacts(contacts)
+        choices["contacts"] = contacts
+    data = load_seq2exp(args.data, **choices)
     *steps, (_, model) = data.pipeline.steps
     n_tracks = len(data.pipeline["signal"].tracks) + args.contacts
     n_bytes = len(data.loci) * data.pipeline["windows"].length * (1 + 4 * n_tracks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from importlib.util import find_spec
@@ -149,8 +150,9 @@ def run_tune(args: argparse.Namespace) -> None:
     told = {"trial": found.best_number_, **chosen, **best[["error", "error_se", "kept"]].to_dict()}
     write_whole(args.out / "best.json", json.dumps(told, indent=1) + "\n")
     if find_spec("matplotlib") is not None:
-        figure = found.plot()
-        figure.savefig(args.out / "tuning.png", dpi=150)
+        picture = io.BytesIO()
+        found.plot().savefig(picture, format="png", dpi=150)
+        write_whole(args.out / "tuning.png", picture.getvalue())
     else:
         say(args, 'without matplotlib (the extra "plot") tuning.png is left out')
     shown = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())

@@ -65,7 +65,7 @@ def searched(text: str) -> tuple[str, list[int] | list[float] | list[str], bool]
         raise argparse.ArgumentTypeError(
             f"is {text!r}, expected NAME=LOW:HIGH with two numbers, or NAME=A,B,C"
         )
-    if between and not read[0] < read[1]:  # type: ignore[operator]
+    if between and not float(words[0]) < float(words[1]):
         raise argparse.ArgumentTypeError(f"is {text!r}, expected LOW to be less than HIGH")
     return name.replace("-", "_"), read, between
 
