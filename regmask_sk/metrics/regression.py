@@ -26,7 +26,14 @@ def _vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return array
 
 
-def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Correlate two vectors; NaN where one is constant.
+
+    Examples
+    --------
+    >>> pearson(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+    1.0
+    """
     # Equality of all values is tested directly: the mean of equal floats can differ from them by
     # rounding, and a correlation of rounding errors would look like a result.
     if np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -80,7 +87,7 @@ def regression_metrics(y: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
     return {
         "mse": float(np.mean(error**2)),
         "mae": float(np.mean(np.abs(error))),
-        "pearson": _pearson(truth, guess),
-        "spearman": _pearson(rankdata(truth), rankdata(guess)),
+        "pearson": pearson(truth, guess),
+        "spearman": pearson(rankdata(truth), rankdata(guess)),
         "r2": float("nan") if constant else 1.0 - float(np.sum(error**2)) / spread,
     }
