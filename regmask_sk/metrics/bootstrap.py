@@ -111,8 +111,11 @@ def percentile_interval(draws: ArrayLike, level: float) -> Interval:
     n_undefined = len(values) - len(known)
     if len(known) < 2:
         return Interval(np.nan, np.nan, np.nan, n_undefined)
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), float(known.std(ddof=1)), n_undefined)
+    ends, finite = [(1 - level) / 2, (1 + level) / 2], bool(np.isfinite(known).all())
+    # There is nothing between a number and infinity, which a ratio over nothing is.
+    low, high = np.quantile(known, ends, method="linear" if finite else "inverted_cdf")
+    spread = float(known.std(ddof=1)) if finite else float("nan")
+    return Interval(float(low), float(high), spread, n_undefined)
 
 
 def _rows_by_chromosome(chroms: ArrayLike) -> list[NDArray[np.int64]]:

@@ -91,7 +91,7 @@ def read_crispri_pairs(path: str | os.PathLike[str]) -> pd.DataFrame:
     table = table.rename(columns=_COLUMNS)
     flags = table["regulated"].astype(str).str.upper().map({"TRUE": True, "FALSE": False})
     if flags.isna().any():
-        found = sorted(set(table["regulated"][flags.isna()].astype(str)))[:5]
+        found = sorted({str(value) for value in table["regulated"][flags.isna()]})[:5]
         raise ValueError(
             f"{path}: column Regulated holds {found}; expected TRUE or FALSE. Leave those rows out."
         )
