@@ -14,7 +14,7 @@ perturbations", Nature Genetics 51 (2019): activity x contact.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -151,8 +151,9 @@ def mask_pair_scores(
         Columns ``chrom, start, end, gene, tss, distance, regulated``: :func:`read_crispri_pairs`.
     windows : Windows
         The genes' windows, on the assembly of the pairs; their channels are not read.
-    masks : array-like of shape (n_genes, length), or an iterator of rows
-        Masks or attributions in gene orientation, row by row as `windows`.
+    masks : array-like of shape (n_genes, length) or (length,), or an iterator of rows
+        Masks or attributions in gene orientation, row by row as `windows`. One vector, such as a
+        position-only mask, stands for every gene.
     reduction : {"sum", "mean", "max"}, default="sum"
         The mask's mass over those bases of the element that the window has, its mean, or its
         largest value.
@@ -221,20 +222,21 @@ def mask_pair_scores(
             f"first {pair['gene']!r}: {pair['chrom']} against {chroms[rows[apart[0]]]}. Name "
             "chromosomes alike, and use one assembly."
         )
+    scores = np.full(len(pairs), np.nan)
     by_row: dict[int, list[int]] = {}
     for number in known:
         by_row.setdefault(int(rows[number]), []).append(int(number))
-    starts, reverse = windows.starts, windows.reversed
-    begin, end = pairs["start"].to_numpy(), pairs["end"].to_numpy()
-    scores = np.full(len(pairs), np.nan)
+    begin = pairs["start"].to_numpy() - windows.starts[rows]
+    end = pairs["end"].to_numpy() - windows.starts[rows]
     length = windows.length
-    reduce = {"sum": np.sum, "mean": np.mean, "max": np.max}[reduction]
+    low, high = np.clip(begin, 0, length), np.clip(end, 0, length)
+    turned = windows.reversed[rows]
+    first, last = np.where(turned, length - high, low), np.where(turned, length - low, high)
+    reduce: Callable[[NDArray[np.float64]], np.float64] = getattr(np, reduction)
     for row, batch in enumerate(score_batches(masks, len(windows), length, 1)):
         for number in by_row.get(row, ()):
-            low, high = max(begin[number] - starts[row], 0), min(end[number] - starts[row], length)
-            if low < high:
-                first, last = (length - high, length - low) if reverse[row] else (low, high)
-                scores[number] = reduce(batch[0, first:last])
+            if low[number] < high[number]:
+                scores[number] = reduce(batch[0, first[number] : last[number]])
     return scores
 
 

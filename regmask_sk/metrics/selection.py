@@ -71,7 +71,7 @@ def top_share(
     kept = np.empty(table.shape, dtype=bool)
     first = 0
     seed = draw_seed(random_state)
-    for batch in score_batches(table, *table.shape, _BATCH):
+    for batch in score_batches(table, len(table), table.shape[1], _BATCH):
         rows = slice(first, first + len(batch))
         reach = removal_shares(batch, free, block_size, seed, first_row=first)
         kept[rows] = reach <= share
