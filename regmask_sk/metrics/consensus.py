@@ -181,7 +181,7 @@ def consensus_elements(
         # A mean of fits may miss the share that is asked for by a rounding error.
         enough = (share_kept >= frequency - 1e-9).astype(np.float64)
         calls = call_elements(enough, threshold=0.5, min_width=min_width, merge_gap=merge_gap)
-        found = []
+        found: list[dict[str, Any]] = []
         for first, last in calls:
             start, reverse = int(windows.starts[row]), bool(windows.reversed[row])
             begin, end = (length - last, length - first) if reverse else (first, last)

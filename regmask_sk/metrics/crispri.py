@@ -224,8 +224,8 @@ def mask_pair_scores(
         )
     scores = np.full(len(pairs), np.nan)
     by_row: dict[int, list[int]] = {}
-    for number in known:
-        by_row.setdefault(int(rows[number]), []).append(int(number))
+    for number, row in zip(known.tolist(), rows[known].tolist(), strict=True):
+        by_row.setdefault(row, []).append(number)
     begin = pairs["start"].to_numpy() - windows.starts[rows]
     end = pairs["end"].to_numpy() - windows.starts[rows]
     length = windows.length

@@ -175,7 +175,7 @@ def overlap_enrichment(
     free = free_columns(exclude, windows.length)
     chroms = np.unique(windows.loci["chrom"].to_numpy(dtype=str), return_inverse=True)[1]
     inside = _running(truth)
-    stretches = _stretches(chosen & free, inside)
+    stretches = _stretches(np.asarray(chosen, dtype=bool) & free, inside)
     gc = None if gc_bin is None else _running(gc_bases(windows))
     rows = {}
     for number, control in enumerate(("distance", "distance and GC")):

@@ -241,7 +241,7 @@ def _alter(
         kept = _kept(scores, batch, free, share, block_size)
         kept = np.where(free, kept if keep else 1.0 - kept, 1.0)
         if reader.removal != "mask":
-            kept = kept >= 0.5 if keep else kept > 0.5
+            kept = (kept >= 0.5 if keep else kept > 0.5).astype(np.float64)
         draws = n_draws if reader.removal == "shuffle" else 1
         whole.append(batch.whole())
         altered.append(np.mean([batch.under(kept, draw) for draw in range(draws)], axis=0))

@@ -86,9 +86,7 @@ def _shuffle(codes: Any, start: Any, end: Any, random: Any) -> None:
             order[filled] = exits[letter]
             filled += 1
 
-    at = np.int64(codes[start])
     for i in range(start + 1, end):
-        following = order[place[at]]
-        place[at] += 1
-        codes[i] = following
-        at = following
+        here = codes[i - 1]
+        codes[i] = order[place[here]]
+        place[here] += 1
