@@ -18,7 +18,7 @@ def pairs(codes: object) -> Counter:
     return Counter(pairwise(list(codes)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=60),
     st.integers(0, 2**31),

@@ -247,7 +247,7 @@ def test_controls_are_other_genes_masks_and_the_same_turned() -> None:
     masks = (np.random.default_rng(0).random((20, LENGTH)) < 0.3).astype(float)
     masks[:, 0] = np.arange(20) % 2
     faithfulness_table(Spy(WEIGHTS).fit(windows), windows, np.zeros(20), {"m": masks})
-    own, _, others, _, moved, _ = seen
+    own, _, others, _, moved, _ = seen  # from the mask, then from all but the mask
     np.testing.assert_array_equal(own, masks)
     assert sorted(map(tuple, others)) == sorted(map(tuple, masks))
     assert (others != masks).any(axis=1).all()
@@ -267,6 +267,7 @@ def test_controls_are_other_genes_masks_and_the_same_turned() -> None:
         ({"masks": np.full(LENGTH, np.nan)}, ValueError, "NaN or infinite values, first in row 0"),
         ({"masks": np.zeros(3)}, ValueError, r"masks has shape \(3,\); expected \(6, 40\)"),
         ({"masks": iter(np.zeros((2, LENGTH)))}, ValueError, r"gave 2 rows .*expected 6 rows"),
+        ({"masks": iter(np.zeros((7, LENGTH)))}, ValueError, "gives more than the 6 rows"),
         ({"masks": iter(np.zeros((6, 3)))}, ValueError, r"shapes \[\(3,\)\]; expected 6 rows"),
         ({"exclude": slice(None)}, ValueError, "covers all 40 columns"),
         ({"random_state": -1}, ValueError, "random_state is -1"),

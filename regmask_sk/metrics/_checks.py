@@ -65,8 +65,8 @@ def score_batches(
     ValueError
         If the shape is another one, or a score is NaN or infinite.
     """
-    streamed = isinstance(scores, Iterator)
-    array = None if streamed else np.asarray(scores)
+    stream = cast("Iterator[ArrayLike]", scores) if isinstance(scores, Iterator) else iter(())
+    array = None if isinstance(scores, Iterator) else np.asarray(scores)
     if array is not None and array.shape not in ((n_genes, length), (length,)):
         raise ValueError(
             f"masks has shape {array.shape}; expected ({n_genes}, {length}), one row a gene, or "
@@ -75,12 +75,17 @@ def score_batches(
     for start in range(0, n_genes, batch_size):
         n_rows = min(batch_size, n_genes - start)
         if array is None:
-            rows = [np.asarray(row) for row in islice(cast(Iterator[ArrayLike], scores), n_rows)]
+            rows = [np.asarray(row) for row in islice(stream, n_rows)]
             shapes = {row.shape for row in rows}
             if len(rows) < n_rows or shapes != {(length,)}:
                 raise ValueError(
                     f"masks gave {start + len(rows)} rows of shapes {sorted(shapes)}; expected "
                     f"{n_genes} rows of shape ({length},), one a gene."
+                )
+            if start + n_rows == n_genes and next(stream, None) is not None:
+                raise ValueError(
+                    f"masks gives more than the {n_genes} rows of the windows; expected one row a "
+                    "gene, in their order."
                 )
             batch = np.stack(rows).astype(np.float64)
         elif array.ndim == 1:

@@ -208,15 +208,20 @@ class Reader:
             yield Batch(self, slice(start, min(start + self.batch_size, self.n_genes)))
 
     def scored_batches(
-        self, scores: ArrayLike | Iterable[ArrayLike] | None
-    ) -> Iterator[tuple[Batch, NDArray[np.float64]]]:
-        """Give the windows with their scores, or where these are None with the own masks."""
-        if scores is None:
-            for batch in self.batches():
-                yield batch, self.own_masks(batch.windows)
-        else:
-            given = score_batches(scores, self.n_genes, self.length, self.batch_size)
-            yield from zip(self.batches(), given, strict=True)
+        self, *scores: ArrayLike | Iterable[ArrayLike] | None
+    ) -> Iterator[tuple[Batch, list[NDArray[np.float64]]]]:
+        """Give the windows with their scores, where these are None with the own masks."""
+        given = [
+            None
+            if some is None
+            else score_batches(some, self.n_genes, self.length, self.batch_size)
+            for some in scores
+        ]
+        for batch in self.batches():
+            yield (
+                batch,
+                [self.own_masks(batch.windows) if rows is None else next(rows) for rows in given],
+            )
 
     def predict_masked(
         self, windows: Windows | NDArray[np.float32], masks: NDArray[Any]

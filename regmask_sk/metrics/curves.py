@@ -189,7 +189,7 @@ def _curve(
     shares = np.linspace(0.0, 1.0, n_steps + 1)
     whole: list[NDArray[np.float64]] = []
     steps: list[list[NDArray[np.float64]]] = [[] for _ in shares]
-    for batch, ranked in reader.scored_batches(scores):
+    for batch, (ranked,) in reader.scored_batches(scores):
         reach = removal_shares(ranked, free, block_size, reader.seed, first_row=batch.rows.start)
         whole.append(batch.whole())
         for found, share in zip(steps, shares, strict=True):

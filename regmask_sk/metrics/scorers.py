@@ -196,7 +196,7 @@ class AgreementScorer:
                 "with TSSWindows, or Windows."
             )
         labels = region_labels(reader.windows, self.regions, gene_column=self.gene_column)
-        masks = np.concatenate([own for _, own in reader.scored_batches(None)])
+        masks = np.concatenate([own for _, (own,) in reader.scored_batches(None)])
         measure = mask_roc_auc if self.metric == "roc_auc" else mask_average_precision
         exclude = _promoter(estimator, self.exclude_promoter)
         return measure(masks, labels, exclude=exclude, within=self.within)
