@@ -94,7 +94,7 @@ def test_columns_are_those_of_the_measures(
         )
         assert row[f"{name}_low"] == pytest.approx(interval.low)
         assert row[f"{name}_high"] == pytest.approx(interval.high)
-    kept = top_share(masks, 0.25, block_size=4, exclude=promoter, random_state=0)
+    kept = top_share(masks, 0.25, block_size=4, within="all", exclude=promoter, random_state=0)
     enriched = overlap_enrichment(kept, labels, windows, n_permutations=50, random_state=0)
     for control, suffix in (("distance", ""), ("distance and GC", "_gc")):
         expected = enriched.loc[control]

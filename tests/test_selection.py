@@ -43,6 +43,22 @@ def test_blocks_go_as_a_whole_by_their_mean(share: float) -> None:
         np.testing.assert_array_equal(kept[row], expected)
 
 
+def test_a_hard_mask_at_its_own_share_of_all_is_itself() -> None:
+    hard = np.random.default_rng(0).random((20, 30)) < np.linspace(0, 0.9, 20)[:, np.newaxis]
+    kept = top_share(hard.astype(float), hard.mean(), within="all")
+    np.testing.assert_array_equal(kept, hard)
+    scores = np.random.default_rng(1).random((20, 30))
+    promoter = slice(10, 14)
+    found = top_share(scores, 0.2, within="all", exclude=promoter)
+    blocks = top_share(scores, 0.2, within="all", block_size=5)
+    means = scores.reshape(20, 6, 5).mean(axis=2)
+    expected = means >= np.sort(means.ravel())[-24]
+    np.testing.assert_array_equal(blocks, np.repeat(expected, 5, axis=1))
+    scores[:, promoter] = -1
+    largest = np.argsort(-scores.ravel())[: round(0.2 * 26 * 20)]
+    assert set(np.flatnonzero(found)) == set(largest)
+
+
 def test_equal_scores_are_ordered_at_random_and_by_gene() -> None:
     flat = np.zeros((200, 40))
     kept = top_share(flat, 0.25, random_state=0)
@@ -72,6 +88,7 @@ def test_seeds_are_integers() -> None:
         ({"scores": np.array([[0.0, np.inf]])}, "NaN or infinite values, first in row 0"),
         ({"exclude": slice(None)}, "covers all 2 columns"),
         ({"block_size": 0}, "block_size is 0"),
+        ({"within": "position"}, "within is 'position'; expected 'gene' or 'all'"),
     ],
 )
 def test_bad_arguments_are_named(change: dict, message: str) -> None:

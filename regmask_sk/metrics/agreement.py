@@ -61,8 +61,8 @@ def agreement_table(
     widths : sequence of int, default=(1, 200)
         Base pairs of the moving averages under which each track is scored.
     share : float, optional
-        Share of each window, the bases with the largest scores, whose overlap is compared; the
-        same for all rows. By default the mean share that the first of `masks` keeps above 0.5.
+        Share of all bases, those with the largest scores, whose overlap is compared; the same
+        for all rows. By default the mean share that the first of `masks` keeps above 0.5.
     block_size : int, default=16
         Base pairs that are kept or left together for that, the same for all rows.
     exclude : slice or array-like of shape (length,), bool, optional
@@ -172,7 +172,9 @@ def _score(
 ) -> dict[str, float]:
     scores, _ = check_scores(given, truth, None)
     precision, area = _intervals(scores[:, free], truth[:, free], chroms, n_resamples, level, seed)
-    kept = top_share(scores, share, block_size=block_size, exclude=~free, random_state=seed)
+    kept = top_share(
+        scores, share, block_size=block_size, within="all", exclude=~free, random_state=seed
+    )
     enriched = overlap_enrichment(
         kept,
         truth,

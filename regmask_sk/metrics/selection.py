@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,10 +18,11 @@ def top_share(
     share: float,
     *,
     block_size: int = 1,
+    within: Literal["gene", "all"] = "gene",
     exclude: slice | ArrayLike | None = None,
     random_state: int | None = None,
 ) -> NDArray[np.bool_]:
-    """Keep the same share of every window: the bases with the largest scores.
+    """Keep a share of the bases: those with the largest scores.
 
     Masks, attributions and tracks have different scales and shares. At one share and one grain
     they can be compared.
@@ -31,10 +33,13 @@ def top_share(
         Masks or attributions, any range. For attributions with a sign, decide first what counts:
         the absolute value, or one direction.
     share : float
-        Share of the bases of each window to keep, 0 to 1; of those that are not excluded.
+        Share of the bases to keep, 0 to 1; of those that are not excluded.
     block_size : int, default=1
         Base pairs that are kept or left together: blocks from the first column on are ranked by
         their mean score. Equal ones are ranked at random.
+    within : {"gene", "all"}, default="gene"
+        Whether the share is kept of each window, or of all windows together, so that genes may
+        keep more or less; a hard mask at its own share is then itself.
     exclude : slice or array-like of shape (length,), bool, optional
         Columns that are neither ranked nor kept, such as the promoter.
     random_state : int or None, default=None
@@ -49,7 +54,7 @@ def top_share(
     ------
     ValueError
         If the share is not in [0, 1], `block_size` is not positive, scores are not finite or of
-        unlike length, or all columns are excluded.
+        unlike length, all columns are excluded, or `within` is unknown.
 
     Examples
     --------
@@ -67,10 +72,18 @@ def top_share(
         raise ValueError(
             f"scores has shape {table.shape}; expected (n_genes, length), one row a gene."
         )
+    if within not in ("gene", "all"):
+        raise ValueError(f"within is {within!r}; expected 'gene' or 'all'.")
     free = free_columns(exclude, table.shape[1])
     kept = np.empty(table.shape, dtype=bool)
     first = 0
     seed = draw_seed(random_state)
+    if within == "all":
+        (every,) = score_batches(table, len(table), table.shape[1], len(table))
+        means, cost = _block_means(every, free, block_size)
+        rng = np.random.default_rng(seed)
+        reach = _reach(means.ravel(), np.tile(cost, len(table)), rng).reshape(means.shape)
+        return (np.repeat(reach, block_size, axis=1)[:, : len(free)] <= share) & free
     for batch in score_batches(table, len(table), table.shape[1], _BATCH):
         rows = slice(first, first + len(batch))
         reach = removal_shares(batch, free, block_size, seed, first_row=first)
@@ -140,21 +153,35 @@ def removal_shares(
     ValueError
         If `block_size` is not positive.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size is {block_size}; expected at least 1 base pair.")
-    n_rows, length = scores.shape
-    edges = np.arange(0, length, block_size)
-    cost = np.add.reduceat(free.astype(np.float64), edges)
-    total = np.add.reduceat(np.where(free, scores, 0.0), edges, axis=1)
-    mean = np.divide(total, cost, out=np.full_like(total, -np.inf), where=cost > 0)
-    shares = np.empty((n_rows, length))
-    for row in range(n_rows):
-        drawn = np.random.default_rng([seed, first_row + row]).permutation(len(edges))
-        order = drawn[np.argsort(-mean[row, drawn], kind="stable")]
-        taken = cost[order]
-        reach = np.empty(len(edges))
-        # A block belongs to a share while at least half of its bases fit into it.
-        reach[order] = (taken.cumsum() - 0.5 * taken) / cost.sum()
-        shares[row] = np.repeat(reach, block_size)[:length]
+    means, cost = _block_means(scores, free, block_size)
+    shares = np.empty(scores.shape)
+    for row, mean in enumerate(means):
+        reach = _reach(mean, cost, np.random.default_rng([seed, first_row + row]))
+        shares[row] = np.repeat(reach, block_size)[: len(free)]
     shares[:, ~free] = np.inf
     return shares
+
+
+def _block_means(
+    scores: NDArray[np.floating], free: NDArray[np.bool_], block_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean score of each block of each row, and the number of ranked bases of a block."""
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; expected at least 1 base pair.")
+    edges = np.arange(0, len(free), block_size)
+    cost = np.add.reduceat(free.astype(np.float64), edges)
+    total = np.add.reduceat(np.where(free, scores, 0.0), edges, axis=1)
+    return np.divide(total, cost, out=np.full_like(total, -np.inf), where=cost > 0), cost
+
+
+def _reach(
+    mean: NDArray[np.float64], cost: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Share at which each block is among those with the largest means; equal ones at random."""
+    drawn = rng.permutation(len(mean))
+    order = drawn[np.argsort(-mean[drawn], kind="stable")]
+    taken = cost[order]
+    reach = np.empty(len(mean))
+    # A block belongs to a share while at least half of its bases fit into it.
+    reach[order] = (taken.cumsum() - 0.5 * taken) / cost.sum()
+    return reach
