@@ -82,9 +82,10 @@ def test_windows_are_read_in_batches_and_seeds_repeat() -> None:
     model = Linear(weights).fit(windows[:2])
     scores = np.random.default_rng(2).normal(size=(9, LENGTH))
     options = {"n_steps": 3, "removal": "shuffle", "block_size": 8}
-    model.n_rows_at_most_ = 0
+    model.n_rows_at_most_ = windows.sources[0].n_reads = 0
     first = deletion_curve(model, windows, scores, batch_size=4, random_state=0, **options)
     assert model.n_rows_at_most_ == 4
+    assert windows.sources[0].n_reads == 9  # each window once
     again = deletion_curve(model, windows, iter(scores), batch_size=9, random_state=0, **options)
     np.testing.assert_allclose(first.predictions, again.predictions)
     np.testing.assert_array_equal(first.predictions[0], first.whole)

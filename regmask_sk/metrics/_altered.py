@@ -102,13 +102,33 @@ def take_away(
                 for part, source in zip(parts, sources, strict=True)
             )
         )
+    return held(windows, altered)
+
+
+def held(
+    windows: Windows | NDArray[np.float32], rows: Sequence[tuple[NDArray[Any], ...]]
+) -> Windows | NDArray[np.float32]:
+    """Give windows that hold these rows in memory, and read nothing from files.
+
+    Parameters
+    ----------
+    windows : Windows or ndarray of shape (n, n_channels, length)
+        Where they lie, and of what channels.
+    rows : sequence of tuple of ndarray
+        Compact arrays of each, as :func:`read_rows` gives them.
+
+    Returns
+    -------
+    Windows or ndarray of shape (n, n_channels, length)
+        The loci are numbered from 0.
+    """
     if not isinstance(windows, Windows):
-        return np.stack([parts[0] for parts in altered])
+        return np.stack([parts[0] for parts in rows])
     return replace(
         windows,
         loci=windows.loci.set_axis(pd.RangeIndex(len(windows))),
         jitter=0,
-        store=GivenRows(altered, windows.length, windows.stranded),
+        store=GivenRows(rows, windows.length, windows.stranded),
     )
 
 

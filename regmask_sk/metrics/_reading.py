@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from regmask_sk.metrics._altered import read_rows, take_away
+from regmask_sk.metrics._altered import held, read_rows, take_away
 from regmask_sk.metrics._checks import score_batches
 from regmask_sk.metrics.selection import draw_seed
 from regmask_sk.windows import Windows
@@ -120,15 +119,9 @@ class Batch:
     def __init__(self, reader: Reader, rows: slice) -> None:
         self.reader = reader
         self.rows = rows
-        self.windows = reader.windows[rows]
-
-    @cached_property
-    def _read(self) -> list[tuple[NDArray[Any], ...]]:
-        return read_rows(self.windows)
-
-    @cached_property
-    def _numbers(self) -> range:
-        return range(self.rows.start, self.rows.start + int(self.windows.shape[0]))
+        given = reader.windows[rows]
+        self._read = read_rows(given)  # once, however often the estimator reads them
+        self.windows = held(given, self._read)
 
     def whole(self) -> NDArray[np.float64]:
         """Predict from the whole windows."""
@@ -143,7 +136,8 @@ class Batch:
         if reader.removal == "mask":
             return reader.predict_masked(self.windows, kept)
         removed = np.asarray(kept) < 0.5
-        seeds = [(reader.seed, draw, number) for number in self._numbers]
+        numbers = range(self.rows.start, self.rows.stop)
+        seeds = [(reader.seed, draw, number) for number in numbers]
         altered = take_away(self.windows, self._read, removed, reader.removal, seeds)
         return reader.predict_open(altered)
 

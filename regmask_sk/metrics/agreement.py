@@ -113,8 +113,8 @@ def agreement_table(
     ... )
     >>> table[["roc_auc", "roc_auc_at_position", "ratio"]].round(2)
                         roc_auc  roc_auc_at_position  ratio
-    mask                   0.95                 0.95   2.04
-    position-only mask     0.60                 0.50   1.00
+    mask                   0.95                 0.95   2.87
+    position-only mask     0.60                 0.50   1.02
     """
     named = dict(masks) if isinstance(masks, Mapping) else {"mask": masks}
     if not named:
