@@ -16,6 +16,9 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regmask_sk.attribution import attribute as attribute
+    from regmask_sk.attribution import attribution_batches as attribution_batches
+    from regmask_sk.attribution import completeness_gap as completeness_gap
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
     from regmask_sk.baselines.enformer import EnformerRegressor as EnformerRegressor
@@ -89,10 +92,13 @@ _PUBLIC = {
     "TwelveFold": "model_selection",
     "WindowCache": "features",
     "Windows": "windows",
+    "attribute": "attribution",
+    "attribution_batches": "attribution",
     "call_elements": "export",
     "call_peaks": "peaks",
     "check_loci": "loci",
     "compare": "benchmark",
+    "completeness_gap": "attribution",
     "cross_val_masks": "model_selection",
     "export_masks": "export",
     "gene_elements": "export",
