@@ -12,8 +12,8 @@ elements  acting elements against decoys, each by the mean score of its bases
 
 for all acting elements and for each kind alone. Attributions count by their absolute value, and
 they and the track are smoothed by the best of four widths, which is chosen on the truth; the mask
-is taken as it is. In-silico mutagenesis is slow: it, and all others a second time, is scored on the
-first genes alone (--mutated).
+is taken as it is. Scored are the first --scored of the test genes. In-silico mutagenesis is slow:
+it, and all others a second time, is scored on the first --mutated genes alone.
 
     OMP_NUM_THREADS=1 python examples/attribution_benchmark.py --seeds 5 --n-jobs 2
     python examples/attribution_benchmark.py --seeds 5 --noise 0.1 0.3 1.0
@@ -134,7 +134,7 @@ class Truth:
 
 
 def run_cell(
-    seed: int, noise: float, *, n_genes: int, epochs: int, mutated: int
+    seed: int, noise: float, *, n_genes: int, epochs: int, scored: int, mutated: int
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Simulate, train, attribute and score; give the scores, and accuracies and seconds."""
     began = time.process_time()
@@ -145,6 +145,7 @@ def run_cell(
             length=LENGTH,
             promoter_length=PROMOTER,
             element_width=ELEMENT,
+            motif_effects=(1.0, -1.0),
             noise=noise,
             random_state=seed,
             **RATES,
@@ -181,6 +182,7 @@ def run_cell(
             "kept": float(masked.transform(windows).mean()),
             "core seconds, training": time.process_time() - began,
         }
+        windows = windows[: min(scored, len(windows))]
         few = windows[: min(mutated, len(windows))]
         truths = {len(of): Truth(genome, of) for of in (windows, few) if len(of)}
         parts = []
@@ -257,9 +259,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=[0.3], help="levels (0.3)")
     parser.add_argument("--n-jobs", type=int, default=1, help="cells at a time (default 1)")
     parser.add_argument("--genes", type=int, default=2400, help="a genome's (default 2400)")
-    parser.add_argument("--epochs", type=int, default=24, help="of the predictors (default 24)")
+    parser.add_argument("--epochs", type=int, default=16, help="of the predictors (default 16)")
+    parser.add_argument("--scored", type=int, default=150, help="test genes (default 150)")
     parser.add_argument(
-        "--mutated", type=int, default=24, help="genes of mutagenesis, 0 for none (default 24)"
+        "--mutated", type=int, default=5, help="genes of mutagenesis, 0 for none (default 5)"
     )
     parser.add_argument("--out", type=Path, default=Path("attribution_benchmark"), help="folder")
     arguments = parser.parse_args(argv)
@@ -268,6 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     options = {
         "n_genes": arguments.genes,
         "epochs": arguments.epochs,
+        "scored": arguments.scored,
         "mutated": arguments.mutated,
     }
     settings = out / "settings.json"

@@ -188,8 +188,11 @@ def test_the_attribution_benchmark_scores_masks_and_attributions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = runpy.run_path(str(EXAMPLES / "attribution_benchmark.py"))
+    # Windows as small as the elements allow.
+    example["main"].__globals__.update(LENGTH=384, PROMOTER=32, ELEMENT=24)
     out = tmp_path / "out"
-    words = ["--genes", "64", "--epochs", "1", "--mutated", "1", "--out", str(out)]
+    words = ["--genes", "64", "--epochs", "1", "--mutated", "1", "--scored", "12"]
+    words += ["--out", str(out)]
     example["main"](words)
     printed = capsys.readouterr().out
     table = pd.read_csv(out / "results.tsv", sep="\t")
@@ -198,9 +201,9 @@ def test_the_attribution_benchmark_scores_masks_and_attributions(
     assert (out / "results.md").read_text() in printed
     assert set(table["model"]) == {"RegMask", "twin", "control"}
     assert set(table.loc[table["method"] == "mutagenesis", "genes"]) == {1}
-    methods = table[(table["genes"] == 16) & (table["model"] == "twin")]["method"]
+    methods = table[(table["genes"] == 12) & (table["model"] == "twin")]["method"]
     assert set(methods) == set(example["METHODS"])
-    whole = table[(table["genes"] == 16) & (table["kind"] == "all")]
+    whole = table[(table["genes"] == 12) & (table["kind"] == "all")]
     whole = whole.set_index(["target", "method", "model"])
     assert whole["average_precision"].between(0, 1).all()
     bases = whole.loc["bases"]
