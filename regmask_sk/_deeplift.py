@@ -208,7 +208,8 @@ class _Rules(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        # What a rule keeps of its input must not be written over.
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != "inplace"}
         if func in _TO_FLOAT:
             return args[0]  # a network of float64 stays so
         if not args or not any(_varies(arg) for arg in args):
@@ -291,8 +292,9 @@ def deeplift(function: Op, x: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]
     (tensor([[3., 3.]], dtype=torch.float64), tensor([6.], dtype=torch.float64))
     """
     both = torch.stack([x, baseline], dim=1).flatten(0, 1).double().requires_grad_()
-    with torch.enable_grad(), _Rules():
-        out = function(both)
+    with torch.enable_grad():
+        with _Rules():  # not while multipliers are computed: the rules there are plain
+            out = function(both)
         value, at_baseline = _pairs(out)
         (multipliers,) = torch.autograd.grad(value.sum(), both)
     m, change = _pairs(multipliers)[0], x.double() - baseline.double()

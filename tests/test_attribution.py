@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from regmask_sk import (
     BackboneRegressor,
     BinnedSignalRegressor,
+    EnformerRegressor,
     PeakMaskRegressor,
     RegMaskRegressor,
     SequenceChannels,
@@ -557,3 +558,38 @@ def test_a_missing_captum_is_named(plain, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ImportError, match=r'pip install "regmask_sk\[attribution\]"'):
         attribute(plain, WINDOWS, "integrated_gradients")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"training": "joint"},
+        {"gate_distribution": "hard_concrete"},
+        {"reverse_complement": "ps"},
+        {"reverse_complement": "ph"},
+        {"mask_resolution": 1},
+        {"backbone": "transformer"},
+        {"backbone": "hyena"},
+    ],
+    ids=lambda options: "-".join(map(str, next(iter(options.items())))),
+)
+def test_deeplift_has_rules_for_all_kinds_of_masked_models(options):
+    model = RegMaskRegressor(sparsity=0.4, promoter_length=4, **options, **SMALL)
+    shaken(model.fit(WINDOWS, Y))
+    scores = attribute(model, WINDOWS[:3], "deeplift")
+    change = model.predict(ARRAY[:3]) - model.predict(reference("uniform")[:3])
+    assert np.abs(change).max() > 1e-3
+    np.testing.assert_allclose(scores.sum(axis=1), change, rtol=1e-3, atol=1e-4)
+
+
+def test_enformer_is_attributed_too():
+    model = EnformerRegressor(
+        d_model=24, n_layers=1, n_heads=2, key_width=4, n_downsamples=2, max_epochs=1,
+        validation_fraction=0.0, random_state=0,
+    ).fit(WINDOWS, Y)  # fmt: skip
+    scores = attribute(shaken(model), WINDOWS[:2], "deeplift")
+    change = model.predict(ARRAY[:2]) - model.predict(reference("uniform")[:2])
+    np.testing.assert_allclose(scores.sum(axis=1), change, rtol=1e-3, atol=1e-4)
+    # It has no resolution: stretches have 16 bp.
+    fall = attribute(model, WINDOWS[:2], "occlusion")
+    assert (np.diff(fall.reshape(2, -1, 16), axis=2) == 0).all()

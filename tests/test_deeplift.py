@@ -93,9 +93,15 @@ def test_a_maximum_credits_its_two_winners():
 
 
 def test_what_does_not_change_has_the_slope_of_its_function():
-    x, r = torch.tensor([[0.5, 2.0]]), torch.tensor([[0.5, 1.0]])
+    # Its value goes on as it is, and its slope stands where what is before it changes.
+    x, r = torch.tensor([[0.5, 2.0], [0.1, 3.0]]), torch.tensor([[0.5, 1.0], [0.1, 1.0]])
     found, _ = deeplift(lambda t: torch.exp(t[:, 0]) * t[:, 1], x, r)
-    torch.testing.assert_close(found, torch.tensor([[0.0, np.exp(0.5)]]).double())
+    expected = [[0.0, np.exp(0.5)], [0.0, 2 * np.exp(0.1)]]
+    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=1e-9)
+    r = r.double()
+    near = r + torch.tensor([[1e-11, 0.0], [1e-11, 0.0]]).double()
+    found, _ = deeplift(lambda t: torch.exp(t[:, 0]), near, r)
+    torch.testing.assert_close(found[:, 0] / (near - r)[:, 0], r[:, 0].exp(), rtol=1e-6, atol=0.0)
 
 
 OPERATIONS = {
@@ -112,6 +118,7 @@ OPERATIONS = {
     "gate": lambda t: (torch.sigmoid(t[:, :3]) * F.gelu(t[:, 3:])).sum(dim=1),
     "clamp": lambda t: t.clamp(-0.5, 0.5).sum(dim=1) * t.clamp_min(0).sum(dim=1),
     "pooling": lambda t: F.max_pool1d(t[:, None], 4, ceil_mode=True)[:, 0].sum(dim=1),
+    "in place": lambda t: t[:, 0] * F.relu(3 * t, inplace=True).sum(dim=1),
     "float": lambda t: torch.exp(t.float()).sum(dim=1),
 }
 
