@@ -181,15 +181,18 @@ def _varies(t: Any) -> bool:
 
 
 def _rescale(t: Tensor, function: Op) -> Tensor:
-    return _Rescale.apply(t, function)  # type: ignore[no-any-return, no-untyped-call]
+    out: Tensor = _Rescale.apply(t, function)
+    return out
 
 
 def _product(a: Tensor, b: Tensor, function: Op = torch.mul) -> Tensor:
-    return _Product.apply(a, b, function)  # type: ignore[no-any-return, no-untyped-call]
+    out: Tensor = _Product.apply(a, b, function)
+    return out
 
 
 def _softmax(t: Tensor, dim: int) -> Tensor:
-    return _Softmax.apply(t, dim)  # type: ignore[no-any-return, no-untyped-call]
+    out: Tensor = _Softmax.apply(t, dim)
+    return out
 
 
 def _normed(t: Tensor, shape: Any, weight: Any, bias: Any, eps: float, *, centred: bool) -> Tensor:
@@ -256,8 +259,8 @@ class _Rules(TorchFunctionMode):
         return_indices: bool = False,
     ) -> Tensor:
         options = {"stride": stride or size, "padding": padding, "dilation": dilation}
-        pooled = _MaxPool.apply(t, size, {**options, "ceil_mode": ceil_mode})  # type: ignore[no-untyped-call]
-        return pooled  # type: ignore[no-any-return]
+        pooled: Tensor = _MaxPool.apply(t, size, {**options, "ceil_mode": ceil_mode})
+        return pooled
 
 
 def deeplift(function: Op, x: Tensor, baseline: Tensor) -> tuple[Tensor, Tensor]:

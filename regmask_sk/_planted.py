@@ -252,12 +252,14 @@ def plant_elements(
             gap = np.where(wrong, apart, spacing)
             sites = plant_pairs(more, codes, motifs, start[rows], wanted, gap, width, fidelity)
         parts.append((rows, sites))
-    together = Sites(
-        np.concatenate([rows[sites.element] for rows, sites in parts]),
-        *(np.concatenate([sites[i] for _, sites in parts]) for i in (1, 2, 3)),
+    start_of = np.concatenate([sites.start for _, sites in parts])
+    order = np.argsort(start_of, kind="stable")
+    return Sites(
+        element=np.concatenate([rows[sites.element] for rows, sites in parts])[order],
+        motif=np.concatenate([sites.motif for _, sites in parts])[order],
+        start=start_of[order],
+        flipped=np.concatenate([sites.flipped for _, sites in parts])[order],
     )
-    order = np.argsort(together.start, kind="stable")
-    return Sites(*(field[order] for field in together))
 
 
 def element_table(
