@@ -1,4 +1,4 @@
-"""Attributions of a fitted network: what each base adds to a prediction, by four kinds of methods.
+"""Attributions of a fitted network: what each base adds to a prediction, by five methods.
 
 They are the usual alternative to a mask, and what a mask is to be compared with: scores that are
 computed after training, from any network, one window at a time.
