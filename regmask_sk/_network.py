@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -162,6 +162,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> Self:
         """Train the network.
 
@@ -182,6 +183,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             Whether to go on from `checkpoint`, where there is such a file: on the CPU to the same
             bits as without the interruption. The parameters (but ``verbose`` and ``device``) and
             the data must be the same.
+        callback : callable, optional
+            Called after each epoch with its row of ``history_``, as a dict. What it raises ends
+            the fit.
 
         Returns
         -------
@@ -220,7 +224,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             self._build_from_last(data.constant_loss)
         else:
             self._build(data.constant_loss)
-        self._train(data, file, left)
+        self._train(data, file, left, callback)
         return self
 
     def _identity(self, X: Any, data: TrainingData) -> dict[str, Any]:
@@ -401,6 +405,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         data: TrainingData,
         checkpoint: Checkpoint | None = None,
         left: Unfinished | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Run the stages of the net's plan, or what is left of them."""
         with torch.random.fork_rng(devices=self._cuda_devices()):
@@ -422,6 +427,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                         state.values["epochs_done"] = self._epochs_done
                         done = self.net_.finished
                         checkpoint.write(state, epochs=self._epochs_done, finished=done)
+                    if callback is not None:
+                        callback(self._history_row(self.net_.history[-1]))
                     last = self.net_.history[-1]
                     bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
                     bar.update()
@@ -440,9 +447,11 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     def history_(self) -> pd.DataFrame:
         """One row an epoch: stage, losses, seconds, and what else the training notes."""
         check_is_fitted(self, "net_")
-        names = self._history_columns
-        rows = [{key: row.get(key, np.nan) for key in names} for row in self.net_.history]
-        return pd.DataFrame(rows, columns=list(names)).rename(columns=names)
+        rows = [self._history_row(row) for row in self.net_.history]
+        return pd.DataFrame(rows, columns=list(self._history_columns.values()))
+
+    def _history_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row.get(key, np.nan) for key, name in self._history_columns.items()}
 
     # -- reading the fitted estimator --------------------------------------------------
 

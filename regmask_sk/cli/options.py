@@ -323,6 +323,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="what is minimised (default both)",
     )
     tune.add_argument(
+        "--prune",
+        choices=("fold", "epoch", "none"),
+        default="fold",
+        help="when a hopeless trial is given up: after a fold (the default), after an epoch of "
+        "the first stage too, or never",
+    )
+    tune.add_argument(
         "--storage",
         metavar="URL",
         help="a database, or a journal file, in place of study.log, that several machines share",

@@ -120,12 +120,12 @@ def run_tune(args: argparse.Namespace) -> None:
         done = int(trials["state"].isin(["COMPLETE", "PRUNED"]).sum())
         last = trials[trials["state"].isin(["COMPLETE", "PRUNED"])].iloc[-1]
         left = (time.monotonic() - started) / before * max(args.trials - done, 0) / 60
-        say(
-            args,
-            f"[{done}/{args.trials}] sparsity {last['model__sparsity']:.3g}, error "
-            f"{last['error']:.4g}, kept {last['kept']:.3g}"
-            f"{', given up' if last['state'] == 'PRUNED' else ''}; about {left:.0f} min left",
-        )
+        told = f"sparsity {last['model__sparsity']:.3g}"
+        if last["n_folds"]:
+            told += f", error {last['error']:.4g}, kept {last['kept']:.3g}"
+        if last["state"] == "PRUNED":
+            told += ", given up" if last["n_folds"] else ", given up in its first fold"
+        say(args, f"[{done}/{args.trials}] {told}; about {left:.0f} min left")
 
     found = tune_sparsity(
         pipeline,
@@ -136,6 +136,7 @@ def run_tune(args: argparse.Namespace) -> None:
         sparsity=args.sparsity_range,
         search_space=space,
         objectives="error" if args.objective == "error" else "error and share",
+        prune={"fold": True, "none": False}.get(args.prune, args.prune),
         storage=_storage(args),
         study_name=args.study,
         refit=False,
