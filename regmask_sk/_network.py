@@ -26,6 +26,7 @@ from regmask_sk._encoding import encode
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
+from regmask_sk._turns import own_random_numbers
 from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.ops.selective_scan import scan_backend
@@ -258,23 +259,43 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     ) -> Self:
         """Train one epoch, the next one of the plan that ``fit`` would run.
 
+        As many calls as the plan has epochs come to the bits of ``fit``. Calls beyond it go on
+        with its last stage, after ``fit`` too.
+
         Parameters
         ----------
         X, y, sample_weight, groups
-            As in :meth:`fit`. Standardisation is learned by the first call.
+            As in :meth:`fit`, the same in each call. What is learned before the training (the
+            standardisation, the plan, and the seed by which validation rows are drawn) is
+            learned by the first one.
 
         Returns
         -------
         self
-            The estimator after one more epoch.
+            The estimator after one more epoch, ready to predict.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As in :meth:`fit`.
+
+        Notes
+        -----
+        The stages, the budget and the optimizer's settings are those of the first call. A pickled
+        or copied estimator goes on where it was, to the same bits; one that was saved with
+        ``save_model`` has its weights, but no optimizer, and goes on with the last stage.
+
+        Of a masked regressor the generator learns only once the predictor's stage is over.
+        Scores of earlier epochs are those of masks that have learned nothing, and the more is
+        kept, the better they are.
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            if not begun:
-                self._build(data.constant_loss)
-                self.net_.start()
-            self._train_epoch(data)
+        if not begun:
+            self._build(data.constant_loss)
+            self.net_.start()
+        self._train_epoch(data)
+        with own_random_numbers():
             self._end_training(data)
         return self
 
@@ -364,8 +385,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """Make the torch model and its net for the shapes that X has."""
         self.device_ = resolve_device(self.device)
         self._epochs_done = 0
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            torch.manual_seed(self._seed)
+        with own_random_numbers(self._seed):
             module = self._make_module(n_outputs=len(self.target_mean_))
         scans = any(isinstance(part, SelectiveStateSpace) for part in module.modules())
         self.scan_backend_ = scan_backend(self.device_) if scans else None
@@ -408,40 +428,37 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Run the stages of the net's plan, or what is left of them."""
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            if left is None:
-                self.net_.start()
-            else:
-                self.net_.go_on(left)
-                self._epochs_done = left.values["epochs_done"]
-            with tqdm(
-                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
-                initial=len(self.net_.history) if left is not None else 0,
-                disable=not self.verbose,
-                unit="epoch",
-            ) as bar:
-                while not self.net_.finished:
-                    self._train_epoch(data)
-                    if checkpoint is not None:
-                        state = self.net_.unfinished()
-                        state.values["epochs_done"] = self._epochs_done
-                        done = self.net_.finished
-                        checkpoint.write(state, epochs=self._epochs_done, finished=done)
-                    if callback is not None:
-                        callback(self._history_row(self.net_.history[-1]))
-                    last = self.net_.history[-1]
-                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
-                    bar.update()
+        if left is None:
+            self.net_.start()
+        else:
+            self.net_.go_on(left)
+            self._epochs_done = left.values["epochs_done"]
+        with tqdm(
+            total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+            initial=len(self.net_.history) if left is not None else 0,
+            disable=not self.verbose,
+            unit="epoch",
+        ) as bar:
+            while not self.net_.finished:
+                self._train_epoch(data)
+                if checkpoint is not None:
+                    state = self.net_.unfinished()
+                    state.values["epochs_done"] = self._epochs_done
+                    done = self.net_.finished
+                    checkpoint.write(state, epochs=self._epochs_done, finished=done)
+                if callback is not None:
+                    callback(self._history_row(self.net_.history[-1]))
+                last = self.net_.history[-1]
+                bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
+                bar.update()
+        with own_random_numbers():
             self._end_training(data)
 
     def _train_epoch(self, data: TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""
-        torch.manual_seed(self._seed + self._epochs_done)
-        self.net_.train_epoch(data.train, data.valid)
+        with own_random_numbers(self._seed + self._epochs_done):
+            self.net_.train_epoch(data.train, data.valid)
         self._epochs_done += 1
-
-    def _cuda_devices(self) -> list[int]:
-        return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
     @property
     def history_(self) -> pd.DataFrame:
@@ -502,6 +519,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         check_parameters(self)
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
+        self._epochs_done = len(state["history"])
 
 
 def _scale(values: NDArray[np.float64], weight: NDArray | None = None) -> NDArray[np.float64]:
