@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from regmask_sk._tuning_trials import (
 
 if TYPE_CHECKING:
     import optuna
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
@@ -68,28 +69,50 @@ class SparsityTuning:
         """Trials that no other beats in error and share kept at once, the sparsest first."""
         return self.trials[self.trials["on_front"]].sort_values("kept")
 
-    def importances(self) -> pd.Series:
-        """Tell how much each parameter matters for the error, over the finished trials.
+    def importances(self, objective: Literal["error", "kept"] = "error") -> pd.Series:
+        """Tell how much each parameter matters, over the finished trials.
+
+        Parameters
+        ----------
+        objective : {"error", "kept"}, default="error"
+            For what: the held-out error, or the share of bases kept.
 
         Returns
         -------
         Series
-            Shares that add up to 1, the largest first; Optuna's default evaluator.
+            Share of each parameter (index), together 1, the largest first: how unlike its values
+            in the lowest tenth of the trials are those in all of them (PED-ANOVA).
 
         Raises
         ------
         ValueError
-            If fewer than two trials are finished.
-        """
-        from optuna.importance import get_param_importances
+            If `objective` is unknown, or fewer than two trials are finished.
 
-        if (self.trials["state"] == "COMPLETE").sum() < 2:
+        References
+        ----------
+        Watanabe, Bansal, Hutter. "PED-ANOVA: efficiently quantifying hyperparameter importance in
+        arbitrary subspaces", IJCAI 2023.
+        """
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        if objective not in ("error", "kept"):
+            raise ValueError(f"objective is {objective!r}; expected 'error' or 'kept'.")
+        if self._n_finished < 2:
             raise ValueError("importances need at least two finished trials; raise n_trials.")
+        column = 0 if objective == "error" else 1
         with warnings.catch_warnings():
             # It says that it looks at what makes the target low, as is meant.
             warnings.filterwarnings("ignore", message=".*to achieve low `target` values")
-            found = get_param_importances(self.study, target=lambda trial: trial.values[0])
+            found = get_param_importances(
+                self.study,
+                evaluator=PedAnovaImportanceEvaluator(),
+                target=lambda trial: float(np.mean(trial.user_attrs[FOLDS], axis=0)[column]),
+            )
         return pd.Series(found, name="importance", dtype=float)
+
+    @property
+    def _n_finished(self) -> int:
+        return int((self.trials["state"] == "COMPLETE").sum())
 
     def plot(self, *, figure: Figure | None = None) -> Figure:
         """Draw error against share kept, trial by trial, and the importance of parameters.
@@ -104,7 +127,7 @@ class SparsityTuning:
         Figure
             Finished trials with one standard error, the front as a line, the chosen trial
             ringed, the lowest error plus one standard error dotted; with several parameters
-            a second panel with their importances.
+            a second panel with their importances, as :meth:`plot_importances` draws them.
 
         Raises
         ------
@@ -113,7 +136,7 @@ class SparsityTuning:
         """
         from matplotlib.figure import Figure
 
-        several = len(self.best_params_) > 1 and (self.trials["state"] == "COMPLETE").sum() > 1
+        several = len(self.best_params_) > 1 and self._n_finished > 1
         if figure is None:
             figure = Figure(figsize=(9.0 if several else 5.5, 4.0), layout="constrained")
         axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
@@ -134,14 +157,49 @@ class SparsityTuning:
         )  # fmt: skip
         axes[0].set(xlabel="share of bases kept", ylabel="held-out mean squared error")
         axes[0].legend(frameon=False)
+        axes[0].spines[["top", "right"]].set_visible(False)
         if several:
-            importance = self.importances()[::-1]
-            names = [name.rpartition("__")[2] for name in importance.index]
-            axes[1].barh(names, importance, color="#0072B2")
-            axes[1].set(xlabel="importance for the error", xlim=(0.0, 1.0))
-        for axis in axes:
-            axis.spines[["top", "right"]].set_visible(False)
+            self._draw_importances(axes[1])
         return figure
+
+    def plot_importances(self, *, figure: Figure | None = None) -> Figure:
+        """Draw how much each parameter matters, for the error and for the share kept.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        Figure
+            A pair of bars for each parameter, the one that matters most for the error on top.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If fewer than two trials are finished.
+        """
+        from matplotlib.figure import Figure
+
+        if figure is None:
+            height = 1.5 + 0.5 * len(self.best_params_)
+            figure = Figure(figsize=(5.5, height), layout="constrained")
+        self._draw_importances(figure.subplots())
+        return figure
+
+    def _draw_importances(self, axes: Axes) -> None:
+        error = self.importances()[::-1]
+        kept = self.importances("kept")[error.index]
+        rows = np.arange(len(error))
+        axes.barh(rows + 0.2, error, 0.4, color="#0072B2", label="for the error")
+        axes.barh(rows - 0.2, kept, 0.4, color="#E69F00", label="for the share kept")
+        axes.set_yticks(rows, [name.rpartition("__")[2] for name in error.index])
+        axes.set(xlabel="importance", xlim=(0.0, 1.0))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
 
 
 def tune_sparsity(

@@ -88,6 +88,9 @@ def test_tune_chooses_trains_and_goes_on(toy_genome: ToyGenome, tmp_path: Path, 
     assert list(predictions.index) == list(held_out.index)
     np.testing.assert_allclose(model.predict(held_out), predictions["predicted"], rtol=1e-6)
     assert (out / "tuning.png").stat().st_size > 1_000
+    matter = pd.read_csv(out / "importances.tsv", sep="\t", index_col="parameter")
+    assert set(matter.index) == {"sparsity", "n_layers", "learning_rate"}
+    np.testing.assert_allclose(matter[["error", "kept"]].sum(), 1.0)
 
     code, said = call("tune", "--trials", 3, *words)
     assert code == 0, said

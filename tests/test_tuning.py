@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import slow_masks
 from conftest import ToyGenome
-from matplotlib import pyplot as plt
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -82,14 +81,26 @@ def test_other_parameters_and_their_importance() -> None:
     importance = found.importances()
     assert importance.index[0] == "width"
     assert importance.sum() == pytest.approx(1.0)
+    kept = found.importances("kept")
+    assert kept["sparsity"] > importance["sparsity"]
+    assert kept.sum() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="objective is 'share'; expected 'error' or 'kept'"):
+        found.importances("share")
     figure = found.plot()
-    assert [axis.get_xlabel() for axis in figure.axes] == [
-        "share of bases kept",
-        "importance for the error",
-    ]
-    plt.close(figure)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["share of bases kept", "importance"]
+    for drawn in (figure, found.plot_importances()):
+        axes = drawn.axes[-1]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["sparsity", "width"]
+        lengths = [bar.get_width() for bars in axes.containers for bar in bars]
+        names = ["sparsity", "width"]
+        np.testing.assert_allclose(lengths, [*importance[names], *kept[names]])
     single = tune(objectives="error", search_space=WIDTH, n_trials=40)
     assert single.trials["error"].min() == single.trials.loc[single.best_number_, "error"]
+    assert single.importances("kept").sum() == pytest.approx(1.0)
+    few = tune(n_trials=1, refit=False)
+    assert len(few.plot().axes) == 1
+    with pytest.raises(ValueError, match="at least two finished trials"):
+        few.plot_importances()
 
 
 @pytest.mark.parametrize("objectives", ["error and share", "error"])

@@ -91,7 +91,7 @@ def run_tune(args: argparse.Namespace) -> None:
     goes_on = (args.out / STUDY).exists()
     if not args.worker and not goes_on:
         check_fit_files(args)
-        for name in ("best.json", "trials.tsv", "tuning.png"):
+        for name in ("best.json", "trials.tsv", "importances.tsv", "tuning.png"):
             check_free(args.out / name, args.force)
     check_writable(args.out)
     loci, y = _genes(args)
@@ -146,6 +146,13 @@ def run_tune(args: argparse.Namespace) -> None:
     if args.worker:
         return
     write_whole(args.out / "trials.tsv", found.trials.to_csv(sep="\t"))
+    if (found.trials["state"] == "COMPLETE").sum() > 1:
+        matter = pd.DataFrame({name: found.importances(name) for name in ("error", "kept")})
+        matter.index = matter.index.str.removeprefix("model__").rename("parameter")
+        matter = matter.sort_values("error", ascending=False)
+        write_whole(args.out / "importances.tsv", matter.to_csv(sep="\t"))
+    else:
+        say(args, "importances.tsv is left out: it needs two finished trials")
     best = found.trials.loc[found.best_number_]
     chosen = {name.removeprefix("model__"): value for name, value in found.best_params_.items()}
     told = {"trial": found.best_number_, **chosen, **best[["error", "error_se", "kept"]].to_dict()}
