@@ -7,7 +7,7 @@ own pruners refuse studies of two objectives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -197,7 +197,7 @@ class Watch:
             self.trial.report(value, (len(self.losses) - 1) * self.epochs.n_epochs + step)
         if not self.prune or step < _UNSETTLED * self.epochs.n_epochs:
             return
-        seen = []
+        seen: list[tuple[float, float]] = []
         for other in self._finished():
             before = other.user_attrs.get(LOSSES, [])[: len(self.losses)]
             if len(before) == len(self.losses):  # those of calls that watched no epochs have none
@@ -217,8 +217,8 @@ class Watch:
     def judge_folds(self) -> None:
         """Raise `GivenUp` if the trial is hopeless by the folds that are done."""
         n = len(self.folds)
-        seen = [tuple(np.mean(t.user_attrs[FOLDS][:n], axis=0)) for t in self._finished()]
-        if self.prune and self._hopeless(*np.mean(self.folds, axis=0), seen):
+        seen = [_means(other.user_attrs[FOLDS][:n]) for other in self._finished()]
+        if self.prune and self._hopeless(*_means(self.folds), seen):
             raise GivenUp
 
     def _finished(self) -> list[FrozenTrial]:
@@ -226,13 +226,18 @@ class Watch:
 
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
-    def _hopeless(self, value: float, share: float, seen: list[tuple[float, ...]]) -> bool:
+    def _hopeless(self, value: float, share: float, seen: list[tuple[float, float]]) -> bool:
         """Whether what others had shown says that a trial will be neither best nor on the front."""
         others: NDArray[np.float64] = np.array(seen, dtype=float).reshape(-1, 2)
         if self.objectives == "error":
             return len(others) > _BETTER and bool(value > np.median(others[:, 0]))
         better = (others[:, 0] < value) & (others[:, 1] <= share)
         return int(better.sum()) >= _BETTER
+
+
+def _means(folds: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    error, kept = np.mean(folds, axis=0)
+    return float(error), float(kept)
 
 
 def _loss_so_far(losses: list[list[float]]) -> float:
@@ -295,5 +300,5 @@ def run_trial(
                 "finite ones. Check y, and that the estimator gives masks."
             )
         watch.end_fold(error, kept)
-    error, kept = np.mean(watch.folds, axis=0)
-    return [float(error)] if watch.objectives == "error" else [float(error), float(kept)]
+    means = _means(watch.folds)
+    return [means[0]] if watch.objectives == "error" else [*means]
