@@ -10,10 +10,10 @@ on them once. chrXII is left out.
     python examples/yeast_tuning.py DATA           # the search
     python examples/yeast_tuning.py DATA --grid    # and a grid of as many sparsities, same folds
 
-Networks are trained for 4 epochs under random masks, and for 2 in each of the later stages, so
-that the search takes less than half an hour on two cores. The grid runs every sparsity to its end at the default learning rate and dropout. Under ``--out``:
-trials.tsv, pareto.png, importances.tsv and importances.png, with ``--grid`` grid.tsv too, and the
-windows that were read (cache/).
+Networks are small and are trained briefly: 4 epochs under random masks, 2 in each of the later
+stages. The grid runs every sparsity to its end at the default learning rate and dropout. Under
+``--out``: trials.tsv, pareto.png, importances.tsv and importances.png, with ``--grid`` grid.tsv
+too, and the windows that were read (cache/).
 """
 
 from __future__ import annotations

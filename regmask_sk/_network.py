@@ -286,8 +286,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         ``save_model`` has its weights, but no optimizer, and goes on with the last stage.
 
         Of a masked regressor the generator learns only once the predictor's stage is over.
-        Scores of earlier epochs are those of masks that have learned nothing, and the more is
-        kept, the better they are.
+        Scores of earlier epochs are those of masks that have learned nothing, and tend to be the
+        better, the more is kept.
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
