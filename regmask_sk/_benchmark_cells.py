@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ class Task(NamedTuple):
         Measured values.
     train, test : ndarray of int
         Rows to fit on and to predict.
+    fit_params : mapping of str to object, optional
+        Further arguments of the estimator's ``fit``.
     """
 
     estimator: Any
@@ -49,6 +52,7 @@ class Task(NamedTuple):
     y: NDArray[np.float64]
     train: NDArray[np.intp]
     test: NDArray[np.intp]
+    fit_params: Mapping[str, Any] | None = None
 
 
 class Outcome(NamedTuple):
@@ -134,7 +138,7 @@ def _measure(
     held_out = take(task.X, task.test)
     _reset_gpu_peak()
     started = time.perf_counter()
-    estimator.fit(take(task.X, task.train), task.y[task.train])
+    estimator.fit(take(task.X, task.train), task.y[task.train], **(task.fit_params or {}))
     fitted = time.perf_counter()
     predicted = np.asarray(estimator.predict(held_out), dtype=np.float64)
     done = time.perf_counter()

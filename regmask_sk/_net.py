@@ -30,6 +30,7 @@ from regmask_sk._batches import Batch, WindowDataset
 from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
+from regmask_sk._turns import turn
 from regmask_sk.losses import regression_loss
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
@@ -430,7 +431,13 @@ class WindowNet(NeuralNet):
 
     def batches(self, dataset: Dataset[Batch]) -> Iterator[dict[str, Tensor]]:
         """Read the inputs of the rows of a dataset, in order, batch by batch, on the device."""
-        for batch in self.get_iterator(dataset, training=False):
+        with turn():  # a loader draws, whether it needs to or not
+            loader = iter(self.get_iterator(dataset, training=False))
+        while True:
+            with turn():
+                batch = next(loader, None)
+            if batch is None:
+                return
             inputs, _ = unpack_data(batch)
             yield {name: to_device(value, self.device) for name, value in inputs.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,6 +26,7 @@ from regmask_sk._encoding import encode
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
+from regmask_sk._turns import own_random_numbers
 from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.ops.selective_scan import scan_backend
@@ -162,6 +163,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         *,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> Self:
         """Train the network.
 
@@ -182,6 +184,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             Whether to go on from `checkpoint`, where there is such a file: on the CPU to the same
             bits as without the interruption. The parameters (but ``verbose`` and ``device``) and
             the data must be the same.
+        callback : callable, optional
+            Called after each epoch with its row of ``history_``, as a dict. What it raises ends
+            the fit.
 
         Returns
         -------
@@ -220,7 +225,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             self._build_from_last(data.constant_loss)
         else:
             self._build(data.constant_loss)
-        self._train(data, file, left)
+        self._train(data, file, left, callback)
         return self
 
     def _identity(self, X: Any, data: TrainingData) -> dict[str, Any]:
@@ -254,23 +259,43 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     ) -> Self:
         """Train one epoch, the next one of the plan that ``fit`` would run.
 
+        As many calls as the plan has epochs come to the bits of ``fit``. Calls beyond it go on
+        with its last stage, after ``fit`` too.
+
         Parameters
         ----------
         X, y, sample_weight, groups
-            As in :meth:`fit`. Standardisation is learned by the first call.
+            As in :meth:`fit`, the same in each call. What is learned before the training (the
+            standardisation, the plan, and the seed by which validation rows are drawn) is
+            learned by the first one.
 
         Returns
         -------
         self
-            The estimator after one more epoch.
+            The estimator after one more epoch, ready to predict.
+
+        Raises
+        ------
+        ValueError, FloatingPointError
+            As in :meth:`fit`.
+
+        Notes
+        -----
+        The stages, the budget and the optimizer's settings are those of the first call. A pickled
+        or copied estimator goes on where it was, to the same bits; one that was saved with
+        ``save_model`` has its weights, but no optimizer, and goes on with the last stage.
+
+        Of a masked regressor the generator learns only once the predictor's stage is over.
+        Scores of earlier epochs are those of masks that have learned nothing, and tend to be the
+        better, the more is kept.
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            if not begun:
-                self._build(data.constant_loss)
-                self.net_.start()
-            self._train_epoch(data)
+        if not begun:
+            self._build(data.constant_loss)
+            self.net_.start()
+        self._train_epoch(data)
+        with own_random_numbers():
             self._end_training(data)
         return self
 
@@ -360,8 +385,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """Make the torch model and its net for the shapes that X has."""
         self.device_ = resolve_device(self.device)
         self._epochs_done = 0
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            torch.manual_seed(self._seed)
+        with own_random_numbers(self._seed):
             module = self._make_module(n_outputs=len(self.target_mean_))
         scans = any(isinstance(part, SelectiveStateSpace) for part in module.modules())
         self.scan_backend_ = scan_backend(self.device_) if scans else None
@@ -401,48 +425,50 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         data: TrainingData,
         checkpoint: Checkpoint | None = None,
         left: Unfinished | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Run the stages of the net's plan, or what is left of them."""
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            if left is None:
-                self.net_.start()
-            else:
-                self.net_.go_on(left)
-                self._epochs_done = left.values["epochs_done"]
-            with tqdm(
-                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
-                initial=len(self.net_.history) if left is not None else 0,
-                disable=not self.verbose,
-                unit="epoch",
-            ) as bar:
-                while not self.net_.finished:
-                    self._train_epoch(data)
-                    if checkpoint is not None:
-                        state = self.net_.unfinished()
-                        state.values["epochs_done"] = self._epochs_done
-                        done = self.net_.finished
-                        checkpoint.write(state, epochs=self._epochs_done, finished=done)
-                    last = self.net_.history[-1]
-                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
-                    bar.update()
+        if left is None:
+            self.net_.start()
+        else:
+            self.net_.go_on(left)
+            self._epochs_done = left.values["epochs_done"]
+        with tqdm(
+            total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+            initial=len(self.net_.history) if left is not None else 0,
+            disable=not self.verbose,
+            unit="epoch",
+        ) as bar:
+            while not self.net_.finished:
+                self._train_epoch(data)
+                if checkpoint is not None:
+                    state = self.net_.unfinished()
+                    state.values["epochs_done"] = self._epochs_done
+                    done = self.net_.finished
+                    checkpoint.write(state, epochs=self._epochs_done, finished=done)
+                if callback is not None:
+                    callback(self._history_row(self.net_.history[-1]))
+                last = self.net_.history[-1]
+                bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
+                bar.update()
+        with own_random_numbers():
             self._end_training(data)
 
     def _train_epoch(self, data: TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""
-        torch.manual_seed(self._seed + self._epochs_done)
-        self.net_.train_epoch(data.train, data.valid)
+        with own_random_numbers(self._seed + self._epochs_done):
+            self.net_.train_epoch(data.train, data.valid)
         self._epochs_done += 1
-
-    def _cuda_devices(self) -> list[int]:
-        return list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
 
     @property
     def history_(self) -> pd.DataFrame:
         """One row an epoch: stage, losses, seconds, and what else the training notes."""
         check_is_fitted(self, "net_")
-        names = self._history_columns
-        rows = [{key: row.get(key, np.nan) for key in names} for row in self.net_.history]
-        return pd.DataFrame(rows, columns=list(names)).rename(columns=names)
+        rows = [self._history_row(row) for row in self.net_.history]
+        return pd.DataFrame(rows, columns=list(self._history_columns.values()))
+
+    def _history_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row.get(key, np.nan) for key, name in self._history_columns.items()}
 
     # -- reading the fitted estimator --------------------------------------------------
 
@@ -493,6 +519,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         check_parameters(self)
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
+        self._epochs_done = len(state["history"])
 
 
 def _scale(values: NDArray[np.float64], weight: NDArray | None = None) -> NDArray[np.float64]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
-from sklearn.model_selection import BaseCrossValidator, GroupKFold, LeaveOneGroupOut, check_cv
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.model_selection import BaseCrossValidator, GroupKFold, LeaveOneGroupOut
 
-from regmask_sk._benchmark_cells import take
-from regmask_sk.features import TSSWindows
+from regmask_sk._held_out_masks import cross_val_masks as cross_val_masks
+from regmask_sk._overlaps import Rows, apart
+from regmask_sk._overlaps import overlapping_rows as overlapping_rows
 from regmask_sk.windows import Windows
-
-Rows = NDArray[np.intp]
 
 #: Test chromosomes of the published scheme, without "chr".
 TWELVE_FOLDS: Mapping[int, tuple[str, ...]] = {
@@ -28,55 +25,16 @@ TWELVE_FOLDS: Mapping[int, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def overlapping_rows(loci: pd.DataFrame | Windows, train: Rows, test: Rows, length: int) -> Rows:
-    """Find the training rows whose windows overlap a window of the test rows.
-
-    Parameters
-    ----------
-    loci : DataFrame or Windows
-        Gene table (``chrom``, 0-based ``tss``, ``strand``), or windows.
-    train, test : ndarray of int
-        Rows, by position.
-    length : int
-        Width of the windows in base pairs, placed as ``TSSWindows`` places them; for `Windows`,
-        base pairs that they are taken to reach over, from where they start.
-
-    Returns
-    -------
-    ndarray of int
-        Those of `train` that share at least one base with a test window, in order.
-
-    Examples
-    --------
-    >>> loci = pd.DataFrame({"chrom": ["chr1"] * 3, "tss": [100, 190, 300], "strand": ["+"] * 3})
-    >>> overlapping_rows(loci, np.array([1, 2]), np.array([0]), length=100)
-    array([1])
-    """
-    windows = loci if isinstance(loci, Windows) else TSSWindows(length).fit_transform(loci)
-    starts = np.asarray(windows.starts)
-    chroms = windows.loci["chrom"].to_numpy(dtype=str)
-    hit = np.zeros(len(train), dtype=bool)
-    for chrom in np.unique(chroms[test]):
-        tested = np.sort(starts[test[chroms[test] == chrom]])
-        here = np.flatnonzero(chroms[train] == chrom)
-        trained = starts[train[here]]
-        # Windows are of one length, so that the nearest test window on either side decides.
-        after = np.searchsorted(tested, trained)
-        below = tested[np.maximum(after - 1, 0)]
-        above = tested[np.minimum(after, len(tested) - 1)]
-        nearest = np.minimum(np.abs(trained - below), np.abs(trained - above))
-        hit[here] = nearest < length
-    return train[hit]
-
-
+# Constructors that only store, as scikit-learn wants them, are those of dataclasses.
+@dataclass(eq=False, repr=False)
 class _LociSplitter(BaseCrossValidator):
     """Base of splitters that read a column of the gene table."""
 
     __metadata_request__split = {"groups": True}  # noqa: RUF012 - scikit-learn's own form
 
-    def __init__(self, *, length: int | None = None, purge: bool = False) -> None:
-        self.length = length
-        self.purge = purge
+    _: KW_ONLY
+    length: int | None = None
+    purge: bool = False
 
     def split(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
@@ -106,7 +64,8 @@ class _LociSplitter(BaseCrossValidator):
         table = _table(X)
         labels = self._labels(table, groups)
         for train, test in self._folds(labels):
-            yield self._apart(X, table, train, test), test
+            kept = apart(X, table, train, test, length=self.length, purge=self.purge)
+            yield kept, test
 
     def get_n_splits(
         self, X: Any = None, y: ArrayLike | None = None, groups: ArrayLike | None = None
@@ -140,41 +99,8 @@ class _LociSplitter(BaseCrossValidator):
             return labels
         return _column(table, "chrom", self)
 
-    def _apart(self, X: Any, table: pd.DataFrame | None, train: Rows, test: Rows) -> Rows:
-        """Leave out, or refuse, training rows whose windows overlap the test's."""
-        length = self.length
-        if length is None and isinstance(X, Windows):
-            length = X.length
-        if length is None:
-            if self.purge:
-                raise ValueError(
-                    "purge=True needs to know how long windows are: pass length, in base pairs, "
-                    "or Windows in place of the table."
-                )
-            return train
-        if table is None:
-            raise ValueError(
-                f"length={length} asks for a check of windows, but X is no gene table. Pass the "
-                "table, or leave length out."
-            )
-        near = overlapping_rows(X if isinstance(X, Windows) else table, train, test, length)
-        if not len(near):
-            return train
-        if not self.purge:
-            raise ValueError(
-                f"windows of {len(near)} training genes overlap windows of test genes, such as "
-                f"that of {table.index[near[0]]!r}. Pass purge=True to leave those genes out of "
-                "training, or split by whole chromosomes."
-            )
-        warnings.warn(
-            f"{len(near)} of {len(train)} training genes are left out, because their windows "
-            "overlap windows of test genes.",
-            UserWarning,
-            stacklevel=3,
-        )
-        return np.setdiff1d(train, near)
 
-
+@dataclass(eq=False, repr=False)
 class ChromosomeKFold(_LociSplitter):
     """Split into folds of whole chromosomes with about as many genes each.
 
@@ -206,19 +132,10 @@ class ChromosomeKFold(_LociSplitter):
     [0 2] [1 3]
     """
 
-    def __init__(
-        self,
-        n_splits: int = 5,
-        *,
-        shuffle: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        length: int | None = None,
-        purge: bool = False,
-    ) -> None:
-        super().__init__(length=length, purge=purge)
-        self.n_splits = n_splits
-        self.shuffle = shuffle
-        self.random_state = random_state
+    n_splits: int = 5
+    _: KW_ONLY
+    shuffle: bool = False
+    random_state: int | np.random.RandomState | None = None
 
     def get_n_splits(
         self, X: Any = None, y: ArrayLike | None = None, groups: ArrayLike | None = None
@@ -250,6 +167,7 @@ class ChromosomeKFold(_LociSplitter):
         yield from dealt.split(labels, groups=labels)
 
 
+@dataclass(eq=False, repr=False)
 class LeaveChromosomesOut(_LociSplitter):
     """Hold out chromosomes by name, or each in its turn.
 
@@ -269,15 +187,7 @@ class LeaveChromosomesOut(_LociSplitter):
     [0 2] [1 3]
     """
 
-    def __init__(
-        self,
-        test_chroms: Any = None,
-        *,
-        length: int | None = None,
-        purge: bool = False,
-    ) -> None:
-        super().__init__(length=length, purge=purge)
-        self.test_chroms = test_chroms
+    test_chroms: Any = None
 
     def _folds(self, labels: NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
         if self.test_chroms is None:
@@ -299,6 +209,7 @@ class LeaveChromosomesOut(_LociSplitter):
             yield _hold_out(labels, names, known, "test_chroms")
 
 
+@dataclass(eq=False, repr=False)
 class TwelveFold(_LociSplitter):
     """The twelve folds of human chromosomes of the published benchmark.
 
@@ -326,15 +237,7 @@ class TwelveFold(_LociSplitter):
     [0 3] [1 2]
     """
 
-    def __init__(
-        self,
-        folds: Any = None,
-        *,
-        length: int | None = None,
-        purge: bool = False,
-    ) -> None:
-        super().__init__(length=length, purge=purge)
-        self.folds = folds
+    folds: Any = None
 
     def _folds(self, labels: NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
         chosen = list(TWELVE_FOLDS) if self.folds is None else list(self.folds)
@@ -353,6 +256,7 @@ class TwelveFold(_LociSplitter):
             yield np.flatnonzero(~test), np.flatnonzero(test)
 
 
+@dataclass(eq=False, repr=False)
 class LeaveCellTypesOut(BaseCrossValidator):
     """Hold out each cell type in its turn, and with it, on request, chromosomes.
 
@@ -381,8 +285,7 @@ class LeaveCellTypesOut(BaseCrossValidator):
 
     __metadata_request__split = {"groups": True}  # noqa: RUF012 - scikit-learn's own form
 
-    def __init__(self, n_chrom_folds: int | None = None) -> None:
-        self.n_chrom_folds = n_chrom_folds
+    n_chrom_folds: int | None = None
 
     def split(
         self, X: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
@@ -446,79 +349,6 @@ class LeaveCellTypesOut(BaseCrossValidator):
         """
         cells = _column(_table(X), "cell_type", self) if groups is None else np.asarray(groups)
         return len(np.unique(cells)) * (self.n_chrom_folds or 1)
-
-
-def cross_val_masks(
-    estimator: Any,
-    loci: pd.DataFrame | Windows,
-    y: ArrayLike,
-    *,
-    cv: Any,
-    groups: ArrayLike | None = None,
-    n_jobs: int | None = None,
-) -> NDArray[np.float32]:
-    """Give every gene a mask from a model that has not seen it.
-
-    Parameters
-    ----------
-    estimator : estimator
-        With masks as its ``transform``: a ``RegMaskRegressor``, or a pipeline that ends in one.
-        It is cloned, not fitted.
-    loci : DataFrame or Windows
-        What the estimator takes, one row a gene.
-    y : array-like of shape (n_genes,) or (n_genes, n_outputs)
-        Measured expression.
-    cv : splitter or iterable of (train, test)
-        Splits that test every row once, such as :class:`ChromosomeKFold`.
-    groups : array-like of shape (n_genes,), optional
-        Groups for the splitter.
-    n_jobs : int, optional
-        Folds at a time, in processes.
-
-    Returns
-    -------
-    ndarray of shape (n_genes, length)
-        Masks, row by row as the loci.
-
-    Raises
-    ------
-    TypeError
-        If the estimator has no masks.
-    ValueError
-        If a row is tested never, or more than once.
-
-    Notes
-    -----
-    All masks are in memory: 4 bytes for each base of each window, 0.8 MB for a window of 200 kb.
-    """
-    if not hasattr(estimator, "transform"):
-        raise TypeError(
-            f"estimator is a {type(estimator).__name__} without transform; expected one that "
-            "gives masks, such as RegMaskRegressor, or a pipeline that ends in it."
-        )
-    splits = list(check_cv(cv).split(loci, y, groups))
-    tested = np.concatenate([test for _, test in splits])
-    n = int(loci.shape[0])
-    if not np.array_equal(np.sort(tested), np.arange(n)):
-        never = n - len(np.unique(tested))
-        raise ValueError(
-            f"cv tests {never} of {n} rows never, and {len(tested) - n + never} more than once; "
-            "expected each once. Use a splitter such as ChromosomeKFold."
-        )
-    run = delayed(_masks_of_fold)
-    folds = Parallel(n_jobs=n_jobs)(
-        run(clone(estimator), loci, y, train, test) for train, test in splits
-    )
-    masks = np.concatenate(folds)
-    masks[tested] = masks.copy()
-    return masks
-
-
-def _masks_of_fold(
-    estimator: Any, loci: Any, y: ArrayLike, train: Rows, test: Rows
-) -> NDArray[np.float32]:
-    fitted = estimator.fit(take(loci, train), np.asarray(y)[train])
-    return np.asarray(fitted.transform(take(loci, test)), dtype=np.float32)
 
 
 def _table(X: Any) -> pd.DataFrame | None:

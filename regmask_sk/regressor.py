@@ -19,6 +19,7 @@ from torch import nn
 from regmask_sk._base import MaskTransformer, WindowArray
 from regmask_sk._fitting import MaskedFit
 from regmask_sk._plan import Stage
+from regmask_sk._turns import own_random_numbers
 from regmask_sk.distributions import DistributionName
 from regmask_sk.generator import Evidence
 from regmask_sk.losses import Continuity
@@ -413,8 +414,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         check_is_fitted(self, "net_")
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         windows = self._check_windows(X, reset=False)
-        with torch.random.fork_rng(devices=self._cuda_devices()):
-            torch.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        with own_random_numbers(int(check_random_state(random_state).randint(2**31 - 1))):
             drawn = self.net_.sample_batches(self._dataset(windows), self.mask, n_samples)
             return self._to_target_unit(list(drawn))
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from conftest import ToyGenome
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from regmask_sk import load_model
 from regmask_sk.cli import main
@@ -85,6 +88,9 @@ def test_tune_chooses_trains_and_goes_on(toy_genome: ToyGenome, tmp_path: Path, 
     assert list(predictions.index) == list(held_out.index)
     np.testing.assert_allclose(model.predict(held_out), predictions["predicted"], rtol=1e-6)
     assert (out / "tuning.png").stat().st_size > 1_000
+    matter = pd.read_csv(out / "importances.tsv", sep="\t", index_col="parameter")
+    assert set(matter.index) == {"sparsity", "n_layers", "learning_rate"}
+    np.testing.assert_allclose(matter[["error", "kept"]].sum(), 1.0)
 
     code, said = call("tune", "--trials", 3, *words)
     assert code == 0, said
@@ -99,11 +105,13 @@ def test_tune_chooses_trains_and_goes_on(toy_genome: ToyGenome, tmp_path: Path, 
 
 def test_a_worker_writes_trials_alone(tmp_path: Path, call: Any) -> None:
     study, out = tmp_path / "study.log", tmp_path / "worker"
-    words = ["--folds", 2, "--trials", 1, "--sparsity-range", "0.3:0.5", "--out", out]
-    code, said = call("tune", *words, "--worker", "--storage", study)
+    words = ["--folds", 3, "--trials", 1, "--sparsity-range", "0.3:0.5", "--out", out]
+    code, said = call("tune", *words, "--prune", "epoch", "--worker", "--storage", study)
     assert code == 0, said
-    assert study.exists()
     assert list(out.iterdir()) == []
+    storage = JournalStorage(JournalFileBackend(str(study)))
+    (trial,) = optuna.load_study(study_name="regmask", storage=storage).trials
+    assert [len(losses) for losses in trial.user_attrs["losses"]] == [1, 1, 1]
     code, said = call("tune", *words, "--worker")
     assert code == 1
     assert "--worker needs --storage" in said

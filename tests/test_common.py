@@ -28,6 +28,7 @@ from sklearn.model_selection import (
     GroupKFold,
     HalvingGridSearchCV,
     cross_val_predict,
+    cross_val_score,
     cross_validate,
     learning_curve,
 )
@@ -43,6 +44,7 @@ from regmask_sk.baselines import (
 )
 from regmask_sk.export import export_masks
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
+from regmask_sk.model_selection import ChromosomeKFold
 from regmask_sk.regressor import RegMaskRegressor
 from regmask_sk.windows import Windows
 
@@ -127,6 +129,16 @@ def all_finite(values: Any) -> bool:
     return bool(np.isfinite(np.asarray(values, float)).all())
 
 
+def one_thread(run: Callable[[], Any]) -> Any:
+    """Run with as many threads as each of two processes has; bits depend on it."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run()
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def test_pipeline(pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series) -> None:
     pipeline.fit(loci, y)
     predicted, masks = pipeline.predict(loci), pipeline.transform(loci)
@@ -170,12 +182,7 @@ def test_cross_validate_by_chromosome_in_two_processes(
         "scoring": ["r2", "neg_mean_absolute_error"],
     }  # fmt: skip
     results = cross_validate(pipeline, loci, y, n_jobs=2, **settings)
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as each of the two has; bits depend on it
-    try:
-        alone = cross_validate(pipeline, loci, y, **settings)
-    finally:
-        torch.set_num_threads(n_threads)
+    alone = one_thread(lambda: cross_validate(pipeline, loci, y, **settings))
     assert len(results["estimator"]) == 4
     np.testing.assert_array_equal(results["test_r2"], alone["test_r2"])
     assert all_finite(results["test_neg_mean_absolute_error"])
@@ -195,32 +202,41 @@ def test_cross_val_predict(
     assert not np.array_equal(masked, predicted)
 
 
-def test_grid_search(
-    pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series, chroms: np.ndarray
-) -> None:
+def test_grid_search_in_two_processes(pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series) -> None:
     grid = {"regressor__sparsity": [0.2, 0.5], "windows__length": [48, 64]}
-    search = GridSearchCV(pipeline, grid, cv=GroupKFold(2), error_score="raise")
-    search.fit(loci, y, groups=chroms)
-    assert all_finite(search.cv_results_["mean_test_score"])
-    assert search.best_params_["windows__length"] in (48, 64)
+    cv = ChromosomeKFold(2)
+    search = GridSearchCV(pipeline, grid, cv=cv, n_jobs=2, error_score="raise")
+    search.fit(loci, y)
+    results = search.cv_results_
+    assert search.best_score_ == max(results["mean_test_score"])
+    row = results["params"].index({"regressor__sparsity": 0.5, "windows__length": 48})
+    alone = clone(pipeline).set_params(**results["params"][row])
+    scores = one_thread(lambda: cross_val_score(alone, loci, y, cv=cv))
+    assert results["mean_test_score"][row] == pytest.approx(scores.mean())
     assert search.predict(loci).shape == (40,)
 
 
-def test_halving_grid_search(
-    pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series, chroms: np.ndarray
+@pytest.mark.parametrize("resource", ["regressor__max_epochs", "n_samples"])
+def test_halving_grid_search_in_two_processes(
+    resource: str, pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series
 ) -> None:
+    most = 2 if resource == "regressor__max_epochs" else 40
     search = HalvingGridSearchCV(
         pipeline,
         {"regressor__sparsity": [0.2, 0.5]},
-        cv=GroupKFold(2),
-        resource="regressor__max_epochs",
-        max_resources=2,
+        cv=ChromosomeKFold(2),
+        resource=resource,
+        min_resources=most // 2,
+        max_resources=most,
         factor=2,
+        n_jobs=2,
         error_score="raise",
         random_state=0,
     )
-    search.fit(loci, y, groups=chroms)
-    assert search.n_resources_ == [1, 2]
+    search.fit(loci, y)
+    assert search.n_resources_ == [most // 2, most]
+    assert search.n_candidates_ == [2, 1]
+    assert search.best_params_["regressor__sparsity"] in (0.2, 0.5)
     assert search.predict(loci).shape == (40,)
 
 
@@ -264,41 +280,64 @@ def quiet_optuna() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet_optuna")
-def test_optuna_search(
-    pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series, chroms: np.ndarray
-) -> None:
+def test_optuna_search_in_two_threads(pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series) -> None:
+    cv = ChromosomeKFold(2)
     search = OptunaSearchCV(
         pipeline,
         {"regressor__sparsity": optuna.distributions.FloatDistribution(0.2, 0.6)},
-        cv=GroupKFold(2),
+        cv=cv,
         n_trials=2,
+        n_jobs=2,
         error_score="raise",
         random_state=0,
     )
-    search.fit(loci, y, groups=chroms)
+    search.fit(loci, y)
     assert len(search.trials_) == 2
-    assert 0.2 <= search.best_params_["regressor__sparsity"] <= 0.6
+    for trial in search.trials_:  # as if nothing else had run
+        alone = clone(pipeline).set_params(**trial.params)
+        assert trial.value == pytest.approx(cross_val_score(alone, loci, y, cv=cv).mean())
+    assert search.best_params_["regressor__sparsity"] in [
+        trial.params["regressor__sparsity"] for trial in search.trials_
+    ]
     assert search.predict(loci).shape == (40,)
+
+
+class SecondEpoch(optuna.pruners.BasePruner):
+    """Prunes every trial but the first after its second epoch."""
+
+    def prune(self, study: optuna.Study, trial: Any) -> bool:
+        return trial.number > 0 and trial.last_step == 1
 
 
 @pytest.mark.usefixtures("quiet_optuna")
 def test_optuna_search_prunes_by_partial_fit(
     pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series
 ) -> None:
+    """As the last step, where X of the search is windows and that of the pipeline genes."""
+    cv = ChromosomeKFold(2)
     search = OptunaSearchCV(
         pipeline["regressor"],
         {"sparsity": optuna.distributions.FloatDistribution(0.2, 0.6)},
-        cv=2,
+        study=optuna.create_study(direction="maximize", pruner=SecondEpoch()),
+        cv=cv,
         enable_pruning=True,
-        max_iter=2,
-        n_trials=2,
+        max_iter=3,  # an epoch of each stage
+        n_trials=3,
+        n_jobs=2,
         error_score="raise",
         random_state=0,
     )
-    search.fit(pipeline[:-1].fit_transform(loci), y.to_numpy())
-    assert len(search.trials_) == 2
-    for trial in search.trials_:
-        assert 1 <= len(trial.intermediate_values) <= 2  # one an epoch, until it is pruned
+    tuned = Pipeline([*pipeline.steps[:-1], ("search", search)]).fit(loci, y)
+    trials = sorted(search.trials_, key=lambda trial: trial.number)
+    assert [len(trial.intermediate_values) for trial in trials] == [3, 2, 2]
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    # After an epoch of each stage the score is that of a whole fit.
+    windows = tuned[:-1].transform(loci)
+    best = clone(pipeline["regressor"]).set_params(**search.best_params_)
+    scores = cross_val_score(best, windows, y, cv=cv)
+    assert search.best_score_ == pytest.approx(scores.mean())
+    assert tuned.predict(loci).shape == (40,)
+    assert search.best_estimator_.transform(windows).shape == (40, 64)
 
 
 def test_the_tools_see_errors_as_they_are(

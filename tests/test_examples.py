@@ -148,26 +148,30 @@ def test_the_promoter_example_keeps_related_sequences_together(
     assert len(cells) == 10
 
 
-def test_the_yeast_benchmark_runs_on_files_of_that_layout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    example = runpy.run_path(str(EXAMPLES / "yeast_benchmark.py"))
+def write_yeast(folder: Path, target: str, tracks: tuple[str, ...]) -> None:
+    """Write five chromosomes of five genes, laid out as the yeast files are."""
     rng = np.random.default_rng(0)
     chroms = ["chrI", "chrXI", "chrXII", "chrXIII", "chrXIV"]
     size = 6_000
     write_fasta(
-        tmp_path / "sacCer3.dev14.fa.gz",
+        folder / "sacCer3.dev14.fa.gz",
         {name: "".join(rng.choice(list("ACGT"), size)) for name in chroms},
     )
-    for track in example["TRACKS"]:
+    for track in tracks:
         values = {name: rng.poisson(2.0, size).astype(np.float32) for name in chroms}
-        write_bigwig(tmp_path / f"{track}.bw", values)
+        write_bigwig(folder / f"{track}.bw", values)
     genes = [(f"{name}-{i}", name, 1_500 + 600 * i) for name in chroms for i in range(5)]
     loci = pd.DataFrame(genes, columns=["gene", "chrom", "tss"])
     loci["strand"] = "+"
-    loci[example["TARGET"]] = rng.normal(size=len(loci))
-    loci.to_csv(tmp_path / "genes.tsv", sep="\t", index=False)
+    loci[target] = rng.normal(size=len(loci))
+    loci.to_csv(folder / "genes.tsv", sep="\t", index=False)
 
+
+def test_the_yeast_benchmark_runs_on_files_of_that_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "yeast_benchmark.py"))
+    write_yeast(tmp_path, example["TARGET"], example["TRACKS"])
     words = [str(tmp_path), "--estimators", "mean", "ridge", "--out", str(tmp_path / "out")]
     example["main"](words)
     assert "| mean |" in capsys.readouterr().out
@@ -247,3 +251,31 @@ def test_the_attribution_benchmark_judges_by_the_truth(tmp_path: Path) -> None:
     assert precision == pytest.approx(1.0)
     assert rate < truth.judge(oracle, "bases", "acting")[1]
     assert truth.judge(1.0 - oracle, "bases", "all")[0] < 0.2
+
+
+def test_the_yeast_search_writes_its_tables_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "yeast_tuning.py"))
+    write_yeast(tmp_path, example["TARGET"], example["TRACKS"])
+    out = tmp_path / "out"
+    words = [str(tmp_path), "--trials", "2", "--folds", "2", "--epochs", "1", "--out", str(out)]
+    example["main"]([*words, "--grid"])
+    printed = capsys.readouterr().out
+    assert "2 trials, 2 folds of 10 genes" in printed
+    assert printed.count("trial 2: ") == 2
+    assert "nan" not in printed
+    trials = pd.read_csv(out / "trials.tsv", sep="\t", index_col="number")
+    assert trials["model__sparsity"].between(*example["SPARSITY"]).all()
+    grid = pd.read_csv(out / "grid.tsv", sep="\t", index_col="number")
+    np.testing.assert_allclose(grid["model__sparsity"], example["SPARSITY"])
+    assert (grid["state"] == "COMPLETE").all()
+    last = printed.splitlines()[-2:]
+    for line, name, table in zip(last, ("search", "grid"), (trials, grid), strict=True):
+        words_of_line = line.split()
+        assert words_of_line[0] == name
+        assert float(words_of_line[1]) in table["model__sparsity"].round(3).tolist()
+    importances = pd.read_csv(out / "importances.tsv", sep="\t", index_col="parameter")
+    assert len(importances) == 3
+    for name in ("pareto.png", "importances.png"):
+        assert matplotlib.image.imread(out / name).std() > 0.05

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -152,6 +153,24 @@ def test_a_loaded_model_can_be_saved_cloned_and_fitted_again(
     assert twice.predict(loci).tobytes() == expected.tobytes()
     again = clone(twice).fit(loci, np.linspace(-1, 1, len(loci)))
     assert again.predict(loci).tobytes() == expected.tobytes()
+
+
+def test_a_model_saved_within_the_plan_goes_on_with_the_last_stage(
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = arrays
+    model = RegMaskRegressor(**TINY)
+    for _ in range(2):
+        model.partial_fit(X, y)
+    back = load_model(save_model(model, tmp_path / "model"))
+    assert back.predict(X).tobytes() == model.predict(X).tobytes()
+    seeds: list[int] = []
+    draw = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: [seeds.append(seed), draw(seed)])
+    back.partial_fit(X, y)
+    assert back.history_["stage"].tolist() == [*model.history_["stage"], "finetune"]
+    assert seeds[0] == model._seed + 2  # no epoch's random numbers are drawn twice
+    assert np.isfinite(back.predict(X)).all()
 
 
 def test_paths_can_be_overridden(

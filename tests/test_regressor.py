@@ -285,6 +285,20 @@ def test_wrong_windows_at_predict_name_found_and_expected(
             method(X[:, :1])
 
 
+def test_a_callback_sees_each_epoch_and_may_end_the_fit(data: Data) -> None:
+    rows: list[dict[str, Any]] = []
+    model = regressor().fit(*data, callback=rows.append)
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), model.history_)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["epoch"] == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        model.fit(*data, callback=stop)
+    assert len(model.history_) == 2
+
+
 def test_other_outputs_in_a_later_partial_fit_are_refused(data: Data) -> None:
     X, y = data
     model = regressor().partial_fit(X, y)

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import slow_masks
 from conftest import ToyGenome
-from matplotlib import pyplot as plt
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -82,14 +81,26 @@ def test_other_parameters_and_their_importance() -> None:
     importance = found.importances()
     assert importance.index[0] == "width"
     assert importance.sum() == pytest.approx(1.0)
+    kept = found.importances("kept")
+    assert kept["sparsity"] > importance["sparsity"]
+    assert kept.sum() == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="objective is 'share'; expected 'error' or 'kept'"):
+        found.importances("share")
     figure = found.plot()
-    assert [axis.get_xlabel() for axis in figure.axes] == [
-        "share of bases kept",
-        "importance for the error",
-    ]
-    plt.close(figure)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["share of bases kept", "importance"]
+    for drawn in (figure, found.plot_importances()):
+        axes = drawn.axes[-1]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["sparsity", "width"]
+        lengths = [bar.get_width() for bars in axes.containers for bar in bars]
+        names = ["sparsity", "width"]
+        np.testing.assert_allclose(lengths, [*importance[names], *kept[names]])
     single = tune(objectives="error", search_space=WIDTH, n_trials=40)
     assert single.trials["error"].min() == single.trials.loc[single.best_number_, "error"]
+    assert single.importances("kept").sum() == pytest.approx(1.0)
+    few = tune(n_trials=1, refit=False)
+    assert len(few.plot().axes) == 1
+    with pytest.raises(ValueError, match="at least two finished trials"):
+        few.plot_importances()
 
 
 @pytest.mark.parametrize("objectives", ["error and share", "error"])
@@ -105,6 +116,176 @@ def test_hopeless_trials_are_given_up_and_counted(objectives: Any) -> None:
     done = found.trials[found.trials["state"] == "COMPLETE"]
     for _, row in pruned.iterrows():
         assert (done["error"] < row["error"]).any()
+
+
+class Staged(KnownMasks):
+    """Calls after each epoch of two stages, the losses of the first falling with its width."""
+
+    def __init__(
+        self, sparsity: float = 0.1, width: float = 3.0, max_epochs: int = 4,
+        random_state: Any = 0, training: str = "decoupled", validation_fraction: float = 0.1,
+        validation_chroms: Any = None,
+    ) -> None:  # fmt: skip
+        super().__init__(sparsity, width)
+        self.max_epochs = max_epochs
+        self.random_state = random_state
+        self.training = training
+        self.validation_fraction = validation_fraction
+        self.validation_chroms = validation_chroms
+
+    def fit(self, X: Any, y: Any, callback: Any = None) -> Staged:
+        shift = 0.1 * abs(X[0, 0, 0])  # folds differ
+        for epoch, stage in enumerate(["predictor"] * self.max_epochs + ["generator"] * 2):
+            # The third epoch is worse than the second, as happens.
+            loss = (self.width - 3.0) ** 2 + shift + [0.9, 0.5, 0.7, 0.4][epoch % 4]
+            if callback is not None:
+                row = {"stage": stage, "valid_loss": -9.0 if stage == "generator" else loss}
+                callback(row)
+        return self
+
+
+def replayed(trials: list[Any], objectives: str) -> dict[int, list[int]]:
+    """Epochs of each fold that each trial should have seen, from the rule as it is documented."""
+    expected: dict[int, list[int]] = {}
+    for trial in trials:
+        seen: list[int] = []
+        done = [t for t in trials[: trial.number] if t.state == TrialState.COMPLETE]
+
+        def hopeless(mine: float, share: float, others: list[tuple[float, float]]) -> bool:
+            if objectives == "error":
+                return len(others) > 2 and mine > np.median([error for error, _ in others])
+            return sum(error < mine and kept <= share for error, kept in others) > 1
+
+        def at(t: Any, fold: int, epoch: int) -> float:
+            losses = t.user_attrs["losses"]
+            return np.mean([*map(min, losses[:fold]), min(losses[fold][:epoch])])
+
+        for fold in range(3):
+            if fold:
+                pairs = [np.mean(t.user_attrs["folds"][:fold], axis=0) for t in [trial, *done]]
+                if hopeless(*pairs[0], pairs[1:]):
+                    break
+            seen.append(0)
+            for epoch in range(1, 5):
+                seen[-1] = epoch
+                others = [(at(t, fold, epoch), t.params["sparsity"]) for t in done]
+                share = trial.params["sparsity"]
+                if epoch > 1 and hopeless(at(trial, fold, epoch), share, others):
+                    break
+            else:
+                continue
+            break
+        expected[trial.number] = seen
+    return expected
+
+
+@pytest.mark.parametrize("objectives", ["error and share", "error"])
+def test_epochs_are_compared_at_the_same_point(objectives: Any) -> None:
+    found = tune(
+        estimator=Staged(), search_space=WIDTH, prune="epoch", objectives=objectives, refit=False
+    )
+    trials = found.study.trials
+    lengths = {t.number: [len(fold) for fold in t.user_attrs["losses"]] for t in trials}
+    assert lengths == replayed(trials, objectives)
+    early = [t for t in trials if t.state == TrialState.PRUNED and lengths[t.number] == [2]]
+    assert len(early) > 2  # at the first epoch that is judged
+    assert found.trials.loc[early[0].number, "n_folds"] == 0
+    assert min(loss for t in trials for fold in t.user_attrs["losses"] for loss in fold) > 0
+    for trial in trials:
+        if objectives != "error":
+            assert not trial.intermediate_values
+            continue
+        # A step is the same fold and the same epoch in every trial.
+        wanted, losses = {}, trial.user_attrs["losses"]
+        for fold, of_fold in enumerate(losses):
+            for epoch in range(1, len(of_fold) + 1):
+                so_far = [*map(min, losses[:fold]), min(of_fold[:epoch])]
+                wanted[4 * fold + epoch] = pytest.approx(np.mean(so_far))
+        assert trial.intermediate_values == wanted
+
+
+def test_trials_that_keep_less_are_not_given_up_for_their_losses() -> None:
+    # The first stage knows nothing of the sparsity.
+    found = tune(estimator=Staged(), prune="epoch", sparsity=(0.21, 0.5), n_trials=10)
+    assert (found.trials["state"] == "COMPLETE").all()
+    # Worse in every epoch, but asked to keep less than all before.
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(
+        storage=storage, study_name="regmask", directions=["minimize"] * 2
+    )  # fmt: skip
+    for sparsity, width in [(0.3, 3.0), (0.3, 3.1), (0.1, 5.0), (0.4, 5.0)]:
+        study.enqueue_trial({"sparsity": sparsity, "width": width})
+    found = tune(
+        estimator=Staged(), prune="epoch", sparsity=(0.1, 0.5), search_space=WIDTH, n_trials=4,
+        storage=storage, refit=False,
+    )  # fmt: skip
+    assert found.trials["state"].tolist() == ["COMPLETE"] * 3 + ["PRUNED"]
+
+
+def test_trials_of_earlier_calls_may_have_no_losses() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    tune(estimator=Staged(), storage=storage, n_trials=3, search_space=WIDTH, refit=False)
+    found = tune(
+        estimator=Staged(), storage=storage, n_trials=5, search_space=WIDTH, prune="epoch",
+        refit=False,
+    )  # fmt: skip
+    assert [len(t.user_attrs.get("losses", [])) > 0 for t in found.study.trials] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_losses_are_those_of_the_predictors_stage(toy_genome: ToyGenome) -> None:
+    model = RegMaskRegressor(
+        resolution=8, promoter_length=8, d_model=8, n_layers=1, max_epochs=2,
+        validation_fraction=0.5, random_state=0, device="cpu",
+    )  # fmt: skip
+    pipeline = Pipeline(
+        [
+            ("windows", TSSWindows(64)),
+            ("sequence", SequenceChannels(toy_genome.fasta)),
+            ("model", model),
+        ]
+    )
+    loci, y = toy_genome.loci, toy_genome.loci["expression"]
+    cv = ChromosomeKFold(2)
+    found = tune_sparsity(
+        pipeline, loci, y, cv=cv, n_trials=1, sparsity=(0.3, 0.6), prune="epoch",
+        objectives="error", refit=False, random_state=0,
+    )  # fmt: skip
+    pipeline.set_params(**found.best_params_)
+    (trial,) = found.study.trials
+    expected = []
+    for train, _ in cv.split(loci):
+        history = pipeline.fit(loci.iloc[train], y.iloc[train])["model"].history_
+        expected.append(history.loc[history["stage"] == "predictor", "valid_loss"].tolist())
+    assert trial.user_attrs["losses"] == expected
+    assert list(trial.intermediate_values) == [1, 2, 3, 4]
+    assert trial.intermediate_values[4] == pytest.approx(np.mean([min(e) for e in expected]))
+
+    pipeline.set_params(model__validation_fraction=0.01)  # of 20 rows: none
+    with pytest.raises(RuntimeError, match="validation loss nan: there are no validation rows"):
+        tune_sparsity(pipeline, loci, y, cv=cv, n_trials=1, sparsity=(0.3, 0.6), prune="epoch")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "given", "error", "message"),
+    [
+        (KnownMasks(), {}, TypeError, "fit of KnownMasks has no parameter callback"),
+        (
+            Staged(), {"search_space": {"max_epochs": CategoricalDistribution([1, 2])}}, ValueError,
+            r"but \['max_epochs'\] differ between the trials",
+        ),
+        (Staged(random_state=None), {}, ValueError, "random_state is None. Give the estimator an"),
+        (Staged(validation_fraction=0), {}, ValueError, "validation_fraction is 0. Raise it"),
+        (Staged(training="joint"), {}, ValueError, "training='joint' does not hold"),
+        (Staged(), {"prune": "fold"}, ValueError, "prune is 'fold'; expected True, False or"),
+    ],
+)  # fmt: skip
+def test_epochs_that_cannot_be_compared(
+    estimator: Any, given: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        tune(**{"estimator": estimator, "prune": "epoch", **given})
 
 
 def test_a_study_goes_on(tmp_path: Path) -> None:

@@ -294,9 +294,9 @@ def build_parser() -> argparse.ArgumentParser:
         "tune",
         "Search for the share of bases to keep, and for other parameters, by cross-validation.",
         "Under --out: study.log (the study; a run with the same --out goes on from there), "
-        "trials.tsv, tuning.png, best.json (the sparsest trial within one standard error of the "
-        "lowest error), and what fit writes, of a model trained with it. --test-chroms take no "
-        "part in the search.",
+        "trials.tsv, importances.tsv (how much each parameter matters), tuning.png, best.json (the "
+        "sparsest trial within one standard error of the lowest error), and what fit writes, of a "
+        "model trained with it. --test-chroms take no part in the search.",
     )
     tune.add_argument("--out", type=Path, required=True, metavar="DIR")
     tune.add_argument("--trials", type=count, default=20, metavar="N", help="default 20")
@@ -321,6 +321,13 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("error-and-share", "error"),
         default="error-and-share",
         help="what is minimised (default both)",
+    )
+    tune.add_argument(
+        "--prune",
+        choices=("fold", "epoch", "none"),
+        default="fold",
+        help="when a hopeless trial is given up: after a fold (the default), after an epoch of "
+        "the first stage too, or never",
     )
     tune.add_argument(
         "--storage",

@@ -91,7 +91,7 @@ def run_tune(args: argparse.Namespace) -> None:
     goes_on = (args.out / STUDY).exists()
     if not args.worker and not goes_on:
         check_fit_files(args)
-        for name in ("best.json", "trials.tsv", "tuning.png"):
+        for name in ("best.json", "trials.tsv", "importances.tsv", "tuning.png"):
             check_free(args.out / name, args.force)
     check_writable(args.out)
     loci, y = _genes(args)
@@ -120,12 +120,12 @@ def run_tune(args: argparse.Namespace) -> None:
         done = int(trials["state"].isin(["COMPLETE", "PRUNED"]).sum())
         last = trials[trials["state"].isin(["COMPLETE", "PRUNED"])].iloc[-1]
         left = (time.monotonic() - started) / before * max(args.trials - done, 0) / 60
-        say(
-            args,
-            f"[{done}/{args.trials}] sparsity {last['model__sparsity']:.3g}, error "
-            f"{last['error']:.4g}, kept {last['kept']:.3g}"
-            f"{', given up' if last['state'] == 'PRUNED' else ''}; about {left:.0f} min left",
-        )
+        told = f"sparsity {last['model__sparsity']:.3g}"
+        if last["n_folds"]:
+            told += f", error {last['error']:.4g}, kept {last['kept']:.3g}"
+        if last["state"] == "PRUNED":
+            told += ", given up" if last["n_folds"] else ", given up in its first fold"
+        say(args, f"[{done}/{args.trials}] {told}; about {left:.0f} min left")
 
     found = tune_sparsity(
         pipeline,
@@ -136,6 +136,7 @@ def run_tune(args: argparse.Namespace) -> None:
         sparsity=args.sparsity_range,
         search_space=space,
         objectives="error" if args.objective == "error" else "error and share",
+        prune={"fold": True, "none": False}.get(args.prune, args.prune),
         storage=_storage(args),
         study_name=args.study,
         refit=False,
@@ -145,6 +146,13 @@ def run_tune(args: argparse.Namespace) -> None:
     if args.worker:
         return
     write_whole(args.out / "trials.tsv", found.trials.to_csv(sep="\t"))
+    if (found.trials["state"] == "COMPLETE").sum() > 1:
+        matter = pd.DataFrame({name: found.importances(name) for name in ("error", "kept")})
+        matter.index = matter.index.str.removeprefix("model__").rename("parameter")
+        matter = matter.sort_values("error", ascending=False)
+        write_whole(args.out / "importances.tsv", matter.to_csv(sep="\t"))
+    else:
+        say(args, "importances.tsv is left out: it needs two finished trials")
     best = found.trials.loc[found.best_number_]
     chosen = {name.removeprefix("model__"): value for name, value in found.best_params_.items()}
     told = {"trial": found.best_number_, **chosen, **best[["error", "error_se", "kept"]].to_dict()}
