@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from regmask_sk._files import bytes_in, locked
 from regmask_sk._regions import Regions
-from regmask_sk._stored_files import NotStoredError, StoredFile
+from regmask_sk._stored_files import NotStoredError, PrecisionError, StoredFile
 from regmask_sk._stored_rows import StoredRows, missing_rows
 from regmask_sk.genome import BigWigReader, FastaReader, Reader
 from regmask_sk.windows import Windows
@@ -313,7 +313,7 @@ class FolderStore:
                 rows = self._rows.missing(windows)
                 if rows:
                     self._rows.add(windows, rows, clean=alone)
-        except _NoRoomError as error:
+        except (_NoRoomError, PrecisionError) as error:
             self._give_up(error, required)
         except OSError as error:
             if error.errno in _READ_ONLY:
@@ -336,7 +336,7 @@ class FolderStore:
         if required:
             raise error
         warnings.warn(
-            f"{error} Until then the windows that are not there are read from their files.",
+            f"{error} Until then windows that the cache does not have are read from their files.",
             UserWarning,
             stacklevel=5,
         )

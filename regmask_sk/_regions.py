@@ -149,6 +149,7 @@ class Regions:
             other = others.by_chrom.get(chrom)
             if other is not None and len(other):
                 array = _difference(array, other)
+            array = array[array[:, 0] < array[:, 1]]
             if len(array):
                 by_chrom[chrom] = array
         return Regions(by_chrom)

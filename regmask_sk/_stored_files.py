@@ -37,6 +37,10 @@ class NotStoredError(LookupError):
     """Some of the bases that are asked for are not in the folder."""
 
 
+class PrecisionError(ValueError):
+    """A value does not fit into float16."""
+
+
 class _Index(NamedTuple):
     """Where the stretches of a chromosome lie, sorted and without overlaps."""
 
@@ -182,12 +186,8 @@ class StoredFile:
 
     def _load(self, part: Path) -> tuple[list[Segment], NDArray[Any]]:
         try:
-            segments = [
-                (str(chrom), int(start), int(end))
-                for chrom, start, end in json.loads((part / "segments.json").read_text())[
-                    "segments"
-                ]
-            ]
+            listed = json.loads((part / "segments.json").read_text())["segments"]
+            segments = [(str(chrom), int(start), int(end)) for chrom, start, end in listed]
             # a plain view of the memmap: slicing it is several times cheaper
             array = np.asarray(np.load(part / "values.npy", mmap_mode="r"))
             wanted = (sum(end - start for _, start, end in segments),)
@@ -240,8 +240,10 @@ class StoredFile:
         ------
         OSError
             If the disk is full. The parts that were finished stay.
+        PrecisionError
+            If values do not fit into float16.
         ValueError
-            If the file has changed, or values do not fit into float16.
+            If the file has changed.
         """
         self.folder.mkdir(exist_ok=True)
         if clean:
@@ -298,7 +300,7 @@ class StoredFile:
             positions = np.concatenate([np.arange(start, end) for _, start, end in segments])
             chroms = np.repeat([s[0] for s in segments], [s[2] - s[1] for s in segments])
             first = wrong[0]
-            raise ValueError(
+            raise PrecisionError(
                 f"bigWig {self.path} does not fit into float16: {chroms[first]}:{positions[first]} "
                 f"(0-based) has {values[first]:g}, which would come back as "
                 f"{packed[first] * unit:g}; the largest value by the file's own summary is "

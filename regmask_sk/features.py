@@ -517,7 +517,8 @@ class WindowCache(_WindowsTransformer):
         Warns
         -----
         UserWarning
-            If the folder cannot take new rows; they are then read from the files.
+            If the folder cannot take new rows, for one of the reasons for which `fit` would stop;
+            they are then read from the files.
         """
         windows = self._check_windows(X)
         store = self._store(windows)

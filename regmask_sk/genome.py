@@ -391,7 +391,8 @@ class BigWigReader(Reader):
         Returns
         -------
         float or None
-            None where the file has no summary, or one that is not finite.
+            None where the file has no summary, or none of a float32 above 0: libBigWig writes
+            2e-308 where all values are 0.
         """
         with self.path.open("rb") as file:
             order = "<" if file.read(4) == struct.pack("<I", _BIGWIG) else ">"
@@ -400,7 +401,8 @@ class BigWigReader(Reader):
             file.seek(place + 8)  # after the number of bases covered
             low, high = struct.unpack(f"{order}2d", file.read(16)) if place else (np.nan, np.nan)
         largest = max(abs(low), abs(high))
-        return float(largest) if np.isfinite([low, high]).all() and largest > 0 else None
+        bounds = np.finfo(np.float32)
+        return largest if bounds.smallest_subnormal <= largest <= bounds.max else None
 
     def _open(self) -> Any:
         try:

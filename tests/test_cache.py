@@ -238,6 +238,19 @@ def test_too_full_a_disk(
     assert bytes_in(tmp_path) == 0
 
 
+def test_values_that_do_not_fit_are_an_error_of_fit_alone(
+    toy_genome: ToyGenome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = features(toy_genome)
+    monkeypatch.setattr(BigWigReader, "largest", lambda _: 1e-9)
+    with pytest.raises(ValueError, match="does not fit into float16"):
+        WindowCache(tmp_path).fit(windows)
+    with pytest.warns(UserWarning, match="does not fit into float16.* read from their files"):
+        cached = WindowCache(tmp_path).transform(windows)
+    for row in range(40):
+        np.testing.assert_array_equal(cached[row], windows[row])
+
+
 # -- what may happen meanwhile ---------------------------------------------------------------
 
 

@@ -110,9 +110,18 @@ def cache_steps(args: argparse.Namespace, n_bytes: int) -> list[tuple[str, Any]]
     """Keep windows that were read, where ``--cache`` says so."""
     from regmask_sk.features import WindowCache
 
+    limits = {"max_bytes": args.cache_max_bytes, "dtype": args.cache_dtype}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    if args.cache not in ("auto", "memory", "none"):
+        return [("cache", WindowCache(args.cache, **limits))]
+    if "dtype" in limits:
+        raise ValueError(
+            f"--cache-dtype: is {args.cache_dtype}, but --cache is {args.cache}; give the folder "
+            "in which windows are to be kept, --cache DIR, or leave --cache-dtype out"
+        )
     if args.cache == "memory" or (args.cache == "auto" and n_bytes < 2**31):
-        return [("cache", WindowCache())]
-    return [] if args.cache in ("auto", "none") else [("cache", WindowCache(args.cache))]
+        return [("cache", WindowCache(**limits))]
+    return []
 
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
