@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from regmask_sk._files import bytes_in, locked
+from regmask_sk._files import bytes_in, locked, remove_unfinished
 from regmask_sk._regions import Regions
 from regmask_sk._stored_files import NotStoredError, PrecisionError, StoredFile
 from regmask_sk._stored_rows import StoredRows, missing_rows
@@ -54,13 +54,6 @@ def content_key(windows: Windows) -> str:
     parts = [_FORMAT, windows.length, windows.jitter, windows.stranded]
     keys = [source.cache_key(fitted=True) for source in windows.sources]
     return hashlib.sha256(json.dumps([parts, keys]).encode()).hexdigest()[:32]
-
-
-def _read_raw(windows: Windows, row: int, flank: int, n_sources: int) -> list[NDArray[Any]]:
-    interval = windows.interval(row, flank=flank)
-    backward = bool(windows.reversed[row])
-    sources = windows.sources[:n_sources]
-    return [windows.read_raw(source, interval, backward) for source in sources]
 
 
 class CacheSize(NamedTuple):
@@ -114,11 +107,7 @@ class MemoryStore:
         key = windows.row_keys[row]
         stored = self._rows.get(key)
         if stored is None:
-            raws = _read_raw(windows, row, self.flank, self.n_sources)
-            stored = tuple(
-                source.compact(raw, windows.cell_types[row])
-                for source, raw in zip(windows.sources, raws, strict=False)
-            )
+            stored = self._read(windows, row)
             for array in stored:
                 array.flags.writeable = False
             n_bytes = sum(array.nbytes for array in stored)
@@ -126,6 +115,14 @@ class MemoryStore:
                 self._rows[key] = stored
                 self.nbytes += n_bytes
         return stored
+
+    def _read(self, windows: Windows, row: int) -> tuple[NDArray[Any], ...]:
+        interval = windows.interval(row, flank=self.flank)
+        backward = bool(windows.reversed[row])
+        return tuple(
+            source.compact(windows.read_raw(source, interval, backward), interval.cell_type)
+            for source in windows.sources[: self.n_sources]
+        )
 
     def fill(self, windows: Windows) -> None:
         """Read the rows that are not here yet.
@@ -150,7 +147,7 @@ class MemoryStore:
         """Say what windows take; one of them is read for that."""
         if not len(windows):
             return CacheSize(0, 0, 0)
-        each = sum(array.nbytes for array in self.row(windows, 0))
+        each = sum(array.nbytes for array in self._read(windows, 0))
         n_windows = len(missing_rows(windows, ()))
         missing = len(missing_rows(windows, self._rows))
         return CacheSize(each * n_windows, each * missing, each * n_windows)
@@ -304,15 +301,17 @@ class FolderStore:
         try:
             self._make()
             with locked(self.folder) as alone:
-                size = self.estimate(windows)  # another process may have written it
-                self._check_room(size)
+                if alone:
+                    for inside in self.folder.iterdir():
+                        remove_unfinished(inside)
+                self._check_room(self.estimate(windows))  # others may have written it
                 for file, regions in list(self._wanted(windows)):
                     new = regions.without(file.regions)
                     if new.n_bases:
-                        file.add(new, clean=alone)
+                        file.add(new)
                 rows = self._rows.missing(windows)
                 if rows:
-                    self._rows.add(windows, rows, clean=alone)
+                    self._rows.add(windows, rows)
         except (_NoRoomError, PrecisionError) as error:
             self._give_up(error, required)
         except OSError as error:
@@ -324,9 +323,10 @@ class FolderStore:
             self.refresh()
             self._give_up(
                 OSError(
-                    f"the disk of {self.folder} got full while WindowCache wrote "
-                    f"{self.estimate(windows).missing / 1e9:.3g} GB ({error.strerror}). What was "
-                    "finished stays, and is used the next time. Make room, or give another path."
+                    f"the disk of {self.folder} got full while WindowCache wrote to it "
+                    f"({error.strerror}); {self.estimate(windows).missing / 1e9:.3g} GB are still "
+                    "to be written. What was finished stays, and is used the next time. Make "
+                    "room, or give another path."
                 ),
                 required,
             )

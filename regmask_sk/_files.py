@@ -159,9 +159,11 @@ def locked(folder: Path) -> Iterator[bool]:
     bool
         False where the disk has no locks, and nothing is held.
     """
-    path = folder / "lock"
-    # Another user's lock can be held without writing to it.
-    with open(path, "rb" if path.exists() else "ab") as file:
+    try:
+        file = open(folder / "lock", "ab")  # noqa: SIM115
+    except PermissionError:  # another user's, which most disks let others hold too
+        file = open(folder / "lock", "rb")  # noqa: SIM115
+    with file:
         try:
             import fcntl
 

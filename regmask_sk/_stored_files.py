@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regmask_sk._files import new_folder, remove_unfinished
+from regmask_sk._files import new_folder
 from regmask_sk._regions import Regions
 from regmask_sk.genome import PADDING_CODE, BigWigReader, FastaReader
 
@@ -211,7 +211,7 @@ class StoredFile:
             for chrom, start, end in segments:
                 listed.setdefault(chrom, []).append((start, end, place - start, array))
                 place += end - start
-        self._index = {}
+        every = {}
         for chrom, found in listed.items():
             index = _Index([], [], [], [])
             done = 0
@@ -222,19 +222,18 @@ class StoredFile:
                     index.arrays.append(array)
                     index.offsets.append(offset)
                     done = end
-            self._index[chrom] = index
+            every[chrom] = index
+        self._index = every  # at once: other threads may be reading
 
     # -- writing -------------------------------------------------------------------------------
 
-    def add(self, regions: Regions, *, clean: bool) -> None:
+    def add(self, regions: Regions) -> None:
         """Write stretches that are not there yet, one part after the other.
 
         Parameters
         ----------
         regions : Regions
             On the chromosomes of the file.
-        clean : bool
-            Whether to remove what killed writers left; see `remove_unfinished`.
 
         Raises
         ------
@@ -246,8 +245,6 @@ class StoredFile:
             If the file has changed.
         """
         self.folder.mkdir(exist_ok=True)
-        if clean:
-            remove_unfinished(self.folder)
         listed = sorted(regions.by_chrom.items())
         every = ((chrom, start, end) for chrom, array in listed for start, end in array.tolist())
         for segments in _deal(every, _PART_BASES):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from regmask_sk._files import new_folder, remove_unfinished
+from regmask_sk._files import new_folder
 from regmask_sk.windows import ChannelSource, Windows
 
 _FORMAT = 2  # of the folder; part of every key
@@ -103,7 +103,7 @@ class StoredRows:
         backward = bool(windows.reversed[row])
         return [windows.read_raw(source, interval, backward) for source in self.sources]
 
-    def add(self, windows: Windows, rows: Sequence[int], *, clean: bool) -> None:
+    def add(self, windows: Windows, rows: Sequence[int]) -> None:
         """Read rows and write them, one block after the other.
 
         Parameters
@@ -112,8 +112,6 @@ class StoredRows:
             The windows.
         rows : sequence of int
             Rows that are not in the folder.
-        clean : bool
-            Whether to remove what killed writers left; see `remove_unfinished`.
 
         Raises
         ------
@@ -121,8 +119,6 @@ class StoredRows:
             If the disk is full. The blocks that were finished stay.
         """
         self.folder.mkdir(exist_ok=True)
-        if clean:
-            remove_unfinished(self.folder)
         step = max(1, _BLOCK_BYTES // max(self.bytes_of_a_row(windows), 1))
         for begin in range(0, len(rows), step):
             self._write(windows, rows[begin : begin + step])

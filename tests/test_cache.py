@@ -66,7 +66,7 @@ def as_float16(windows: Windows, row: int, shift: int) -> np.ndarray:
         return windows.read(row, shift)
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.generate])  # shrinking takes minutes
+@settings(max_examples=40, deadline=None, phases=[Phase.generate])  # shrinking takes minutes
 @given(
     places=st.lists(
         st.tuples(
@@ -368,6 +368,12 @@ def test_killed_writers(
         assert writer.exitcode == -signal.SIGKILL
         n_parts.append(len(list(tmp_path.glob("*/part-*"))))
         assert len(list(tmp_path.glob("*/unfinished-*"))) == 1  # the last one's alone
+    # what it left is cleared up before it is counted
+    left = bytes_in(tmp_path)
+    (unfinished,) = tmp_path.glob("*/unfinished-*")
+    (unfinished / "values.npy").write_bytes(bytes(10**6))
+    missing = WindowCache(tmp_path, dtype="float32").estimate_bytes(windows[:20]).missing
+    WindowCache(tmp_path, left + missing + 5_000, "float32").fit(windows[:20])
     assert n_parts == sorted(n_parts)
     assert n_parts[-1] > n_parts[0]
     assert_complete(windows, tmp_path)

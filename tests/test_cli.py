@@ -397,6 +397,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--cache", "memory", "--cache-dtype", "float16"],
         "--cache-dtype: is float16, but --cache is memory; give the folder",
     ),
+    "limit of no cache": (
+        ["--cache", "none", "--cache-max-bytes", "9"],
+        "--cache-max-bytes: is 9, but --cache is none; give the folder",
+    ),
     "cache too small": (
         ["--cache", "{tmp}/c", "--cache-max-bytes", "9"], "Raise --cache-max-bytes",
     ),

@@ -459,7 +459,8 @@ def test_cached_rows_are_not_read_again(
     reads = n_reads(monkeypatch)
     pipe = pipeline(toy_genome, cache__path=cache_path).fit(toy_genome.loci.iloc[:30])
     first = len(reads)
-    assert first == 30 if cache_path is None else 4 <= first < 30  # merged, by chromosome
+    # one more to know the size; merged, by chromosome
+    assert first == 31 if cache_path is None else 4 <= first < 30
     loci = toy_genome.loci.iloc[::-1]
     windows = pipe.transform(loci)
     after = len(reads)
@@ -660,7 +661,7 @@ def test_estimate_of_memory(toy_genome: ToyGenome) -> None:
     windows = pipe[:-1].fit_transform(toy_genome.loci.iloc[[0, 1, 2, 2]])
     each = (100 + 2 * 7) * (1 + 2 * 4)
     cache = WindowCache()
-    assert cache.estimate_bytes(windows)[::2] == (3 * each, 3 * each)
+    assert cache.estimate_bytes(windows) == (3 * each, 3 * each, 3 * each)
     cache.fit(windows[:2])
     assert cache.estimate_bytes(windows) == (3 * each, each, 3 * each)
     assert cache.estimate_bytes(windows[:0]) == (0, 0, 0)

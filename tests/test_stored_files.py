@@ -68,7 +68,7 @@ def test_what_was_written_comes_back_and_nothing_else(
             wanted = np.flatnonzero(np.diff(np.pad(known.astype(np.int8), 1))).reshape(-1, 2)
             for file in files:
                 new = regions(chr4=wanted.tolist()).without(file.regions)
-                file.add(new, clean=True)
+                file.add(new)
     inside = np.arange(max(start, 0), min(start + length, SIZES["chr4"]))
     for file in (*files, *pickle.loads(pickle.dumps(files))):
         read = file.codes if file.dtype == np.uint8 else file.values
@@ -101,7 +101,7 @@ def test_float16_is_as_precise_as_stated(tmp_path: Path, factor: float) -> None:
     values = values[np.abs(values) > 1e-37]
     values[:3] = np.nan, values.max(), -values.max()
     file = stored(tmp_path, one_chrom(tmp_path, values))
-    file.add(regions(c=[(0, len(values))]), clean=True)
+    file.add(regions(c=[(0, len(values))]))
     packed = file.values("c", 0, len(values))
     assert packed.dtype == np.float16
     assert np.log2(file.unit) % 1 == 0
@@ -122,7 +122,7 @@ def test_float16_is_as_precise_as_stated(tmp_path: Path, factor: float) -> None:
 def test_whole_numbers_are_exact(tmp_path: Path) -> None:
     values = np.append(np.arange(2_049), 5e6)
     file = stored(tmp_path, one_chrom(tmp_path, values))
-    file.add(regions(c=[(0, 2_050)]), clean=True)
+    file.add(regions(c=[(0, 2_050)]))
     found = file.values("c", 0, 2_049).astype(np.float64) * file.unit
     np.testing.assert_array_equal(found, values[:-1])
 
@@ -140,10 +140,10 @@ def test_values_that_float16_cannot_hold_are_refused(
     wanted = regions(c=[(0, 30), (38, 60)])
     message = r"x.bw does not fit into float16: c:40 \(0-based\) has 1e\+06.* dtype='float32'"
     with pytest.raises(ValueError, match=message):
-        file.add(wanted, clean=True)
+        file.add(wanted)
     assert not list((tmp_path / "cache").glob("*/*"))
     exact = stored(tmp_path / "cache", path, "float32")
-    exact.add(wanted, clean=True)
+    exact.add(wanted)
     assert exact.values("c", 40, 41) == 1e6
 
 
@@ -153,14 +153,14 @@ def test_tiny_values_are_refused_where_the_summary_is_lost(
     path = one_chrom(tmp_path, np.full(10, 1e-9))
     monkeypatch.setattr(BigWigReader, "largest", lambda _: None)
     with pytest.raises(ValueError, match=r"c:0 \(0-based\) has 1e-09, .* come back as 0"):
-        stored(tmp_path, path).add(regions(c=[(0, 10)]), clean=True)
+        stored(tmp_path, path).add(regions(c=[(0, 10)]))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_infinite_values_are_none(tmp_path: Path, dtype: str) -> None:
     values = np.array([1.0, np.inf, -2.0, -np.inf, np.nan])
     file = stored(tmp_path, one_chrom(tmp_path, values), dtype)
-    file.add(regions(c=[(0, 5)]), clean=True)
+    file.add(regions(c=[(0, 5)]))
     np.testing.assert_array_equal(file.values("c", 0, 5), [1, np.nan, -2, np.nan, np.nan])
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_changes_meanwhile_is_not_kept(
 
     monkeypatch.setattr(StoredFile, "_read", changing)
     with pytest.raises(ValueError, match=r"g.fa has changed on disk since it was opened"):
-        file.add(regions(c=[(0, 40)]), clean=True)
+        file.add(regions(c=[(0, 40)]))
     assert not list(file.folder.iterdir())
 
 
@@ -197,7 +197,7 @@ def test_parts_that_overlap_are_read_as_one(tmp_path: Path) -> None:
     path = one_chrom(tmp_path, np.arange(30.0))
     writers = [stored(tmp_path, path, "float32") for _ in range(3)]
     for writer, (start, end) in zip(writers, [(0, 20), (10, 30), (12, 15)], strict=True):
-        writer.add(regions(c=[(start, end)]), clean=True)
+        writer.add(regions(c=[(start, end)]))
     reader = stored(tmp_path, path, "float32")
     reader.refresh()
     np.testing.assert_array_equal(reader.values("c", 0, 30), np.arange(30))
@@ -214,7 +214,7 @@ def test_parts_that_overlap_are_read_as_one(tmp_path: Path) -> None:
 )
 def test_damaged_parts(tmp_path: Path, change: dict[str, Any], told: str) -> None:
     path = one_chrom(tmp_path, np.arange(30.0))
-    stored(tmp_path, path).add(regions(c=[(0, 30)]), clean=True)
+    stored(tmp_path, path).add(regions(c=[(0, 30)]))
     (listing,) = tmp_path.glob("*/part-*/segments.json")
     assert json.loads(listing.read_text())["file"] == str(path)
     listing.write_text(json.dumps(change))

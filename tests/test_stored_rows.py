@@ -34,7 +34,7 @@ def test_rows_come_back(windows: Windows, tmp_path: Path, monkeypatch: pytest.Mo
     assert rows.row(windows, 3) is None
     assert rows.bytes_of_a_row(windows) == 2 * 66 * 4
     monkeypatch.setattr("regmask_sk._stored_rows._BLOCK_BYTES", 3 * 2 * 66 * 4)
-    rows.add(windows, range(10), clean=True)
+    rows.add(windows, range(10))
     assert len(list(tmp_path.glob("*/block-*"))) == 4  # of three rows each
     assert rows.missing(windows) == list(range(10, 40))
     for one in (rows, pickle.loads(pickle.dumps(rows)), stored(tmp_path, windows)):
@@ -68,7 +68,7 @@ def test_the_key_is_the_layout_and_the_sources(windows: Windows, tmp_path: Path)
 @pytest.mark.parametrize("damage", ["cut", "missing", "listing"])
 def test_damaged_blocks(windows: Windows, tmp_path: Path, damage: str) -> None:
     rows = stored(tmp_path, windows)
-    rows.add(windows, [1, 2], clean=True)
+    rows.add(windows, [1, 2])
     (block,) = tmp_path.glob("*/block-*")
     if damage == "cut":
         (block / "1.npy").write_bytes((block / "1.npy").read_bytes()[:-4])

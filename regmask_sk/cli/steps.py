@@ -114,10 +114,12 @@ def cache_steps(args: argparse.Namespace, n_bytes: int) -> list[tuple[str, Any]]
     limits = {name: value for name, value in limits.items() if value is not None}
     if args.cache not in ("auto", "memory", "none"):
         return [("cache", WindowCache(args.cache, **limits))]
-    if "dtype" in limits:
+    vain = list(limits) if args.cache == "none" else [name for name in limits if name == "dtype"]
+    if vain:
+        option = "--cache-" + vain[0].replace("_", "-")
         raise ValueError(
-            f"--cache-dtype: is {args.cache_dtype}, but --cache is {args.cache}; give the folder "
-            "in which windows are to be kept, --cache DIR, or leave --cache-dtype out"
+            f"{option}: is {limits[vain[0]]}, but --cache is {args.cache}; give the folder in "
+            f"which windows are to be kept, --cache DIR, or leave {option} out"
         )
     if args.cache == "memory" or (args.cache == "auto" and n_bytes < 2**31):
         return [("cache", WindowCache(**limits))]
