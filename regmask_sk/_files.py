@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _UNFINISHED = "unfinished-"
 
@@ -159,6 +160,7 @@ def locked(folder: Path) -> Iterator[bool]:
     bool
         False where the disk has no locks, and nothing is held.
     """
+    file: BinaryIO
     try:
         file = open(folder / "lock", "ab")  # noqa: SIM115
     except PermissionError:  # another user's, which most disks let others hold too
