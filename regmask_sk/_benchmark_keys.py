@@ -79,7 +79,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Set):
         return {"set": sorted(json.dumps(describe(item)) for item in value)}
     if isinstance(value, Windows):
-        return {"windows": [content_key(value, fitted=True), _of_table(value.loci)]}
+        return {"windows": [content_key(value), _of_table(value.loci)]}
     if isinstance(value, pd.DataFrame | pd.Series | pd.Index):
         return {"table": _of_table(value)}
     if isinstance(value, np.ndarray) and value.dtype != object:

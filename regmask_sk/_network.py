@@ -240,6 +240,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             told: list[Any] = [repr((X.shape, X.channel_names, X.jitter)), X.starts, X.reversed]
             told.append(X.loci["chrom"].to_numpy(dtype=str))
             told += [source.cache_key(fitted=True) for source in X.sources]
+            told.append(str(getattr(X.store, "dtype", "float32")))  # what is read differs
         else:
             told = [np.asarray(X)]
         # What was learned before the first epoch: scales, and what files of regions hold.

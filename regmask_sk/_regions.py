@@ -92,6 +92,68 @@ class Regions:
             )
         return cls.from_table(regions)
 
+    @property
+    def n_bases(self) -> int:
+        """Base pairs in all."""
+        return sum(int((array[:, 1] - array[:, 0]).sum()) for array in self.by_chrom.values())
+
+    def clipped(self, chrom_sizes: Mapping[str, int]) -> Regions:
+        """Cut off what lies outside of the chromosomes.
+
+        Parameters
+        ----------
+        chrom_sizes : mapping of str to int
+            Size in base pairs of each chromosome; regions on other ones are left out.
+
+        Returns
+        -------
+        Regions
+            None of them empty.
+
+        Examples
+        --------
+        >>> Regions({"a": np.array([[-5, 3], [8, 12]]), "b": np.array([[0, 1]])}).clipped(
+        ...     {"a": 10}
+        ... ).by_chrom["a"].tolist()
+        [[0, 3], [8, 10]]
+        """
+        by_chrom = {}
+        for chrom, array in self.by_chrom.items():
+            inside = np.clip(array, 0, chrom_sizes.get(chrom, 0))
+            inside = inside[inside[:, 0] < inside[:, 1]]
+            if len(inside):
+                by_chrom[chrom] = inside
+        return Regions(by_chrom)
+
+    def without(self, others: Regions) -> Regions:
+        """Leave out the bases of other regions.
+
+        Parameters
+        ----------
+        others : Regions
+            The other regions.
+
+        Returns
+        -------
+        Regions
+            What is left, sorted; chromosomes with nothing left are not in it.
+
+        Examples
+        --------
+        >>> whole = Regions({"a": np.array([[0, 10], [20, 30]])})
+        >>> whole.without(Regions({"a": np.array([[2, 4], [8, 25]])})).by_chrom["a"].tolist()
+        [[0, 2], [4, 8], [25, 30]]
+        """
+        by_chrom = {}
+        for chrom, array in self.by_chrom.items():
+            other = others.by_chrom.get(chrom)
+            if other is not None and len(other):
+                array = _difference(array, other)
+            array = array[array[:, 0] < array[:, 1]]
+            if len(array):
+                by_chrom[chrom] = array
+        return Regions(by_chrom)
+
     def within(self, chrom: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Give the regions that overlap an interval."""
         found = self.by_chrom.get(chrom)
@@ -104,6 +166,17 @@ class Regions:
         """Identify the regions."""
         listed = [(chrom, array.tolist()) for chrom, array in sorted(self.by_chrom.items())]
         return hashlib.sha256(repr(listed).encode()).hexdigest()
+
+
+def _difference(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bases of regions that lie in none of the other ones."""
+    places = np.concatenate([one.ravel(), other.ravel()])
+    order = np.argsort(places, kind="stable")
+    steps = np.where(np.arange(len(places)) % 2, -1, 1)  # a start, an end, a start, ...
+    inside = np.cumsum(np.where(order < one.size, steps[order], 0))[:-1] > 0
+    outside = np.cumsum(np.where(order < one.size, 0, steps[order]))[:-1] == 0
+    found = np.stack([places[order][:-1], places[order][1:]], axis=1)
+    return found[inside & outside & (found[:, 0] < found[:, 1])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regmask_sk._regions import Regions
-from regmask_sk.genome import BigWigReader, FastaReader, Reader, shorten
+from regmask_sk._stored_files import StoredFile
+from regmask_sk.genome import PADDING_CODE, BigWigReader, FastaReader, Reader, shorten
 from regmask_sk.windows import Interval, Windows
 
 _ACGT = np.arange(4, dtype=np.uint8)[:, None]
-_COMPLEMENT = np.array([3, 2, 1, 0, 4], dtype=np.uint8)
 _SAMPLED_PER_WINDOW = 16_384
+_MOST_TABLES = 64  # of 256 KiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,17 +27,25 @@ class SequenceSource:
 
     Parameters
     ----------
-    reader : FastaReader
+    reader : FastaReader or StoredFile
         The file.
     """
 
-    reader: FastaReader
+    reader: FastaReader | StoredFile
     channel_names: tuple[str, ...] = field(default=("A", "C", "G", "T"), init=False)
 
     @property
     def readers(self) -> tuple[Reader, ...]:
         """The file."""
-        return (self.reader,)
+        return (self.reader,)  # type: ignore[return-value]
+
+    def readers_of(self, cell_type: str | None) -> tuple[Reader, ...]:
+        """Return the file."""
+        return self.readers
+
+    def over(self, stored: Callable[[Reader], StoredFile]) -> SequenceSource:
+        """Return the same channels of a stored file."""
+        return replace(self, reader=stored(*self.readers))
 
     def read(self, interval: Interval) -> NDArray[np.uint8]:
         """Read codes of shape (1, length)."""
@@ -43,7 +53,8 @@ class SequenceSource:
 
     def reverse(self, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Reverse and complement."""
-        return _COMPLEMENT[raw[:, ::-1]]
+        # A and T, C and G add up to 3; 3 - 4 wraps to 255 and becomes 4 again.
+        return np.minimum(np.uint8(3) - raw[:, ::-1], np.uint8(PADDING_CODE))
 
     def compact(self, raw: NDArray[np.uint8], cell_type: str | None) -> NDArray[np.uint8]:
         """Return the codes as they are."""
@@ -62,9 +73,12 @@ class SequenceSource:
 class SignalSource:
     """Channels of bigWig tracks; compact form: scaled values, nan where uncovered.
 
+    Over stored files of float16 the raw form has that type, in the unit of each file. It has 65,536
+    values, so the compact one is looked up: 30 times faster than asinh.
+
     Parameters
     ----------
-    tracks : dict of str to dict of (str or None) to BigWigReader
+    tracks : dict of str to dict of (str or None) to BigWigReader or StoredFile
         Files of each track by cell type; None for all cell types.
     scales : dict of str to dict of (str or None) to dict of str to float, or None
         The same for ``center`` and ``scale``; None to leave the values as they are.
@@ -74,7 +88,7 @@ class SignalSource:
         Their bases count as uncovered.
     """
 
-    tracks: dict[str, dict[str | None, BigWigReader]]
+    tracks: Mapping[str, Mapping[str | None, BigWigReader | StoredFile]]
     scales: dict[str, dict[str | None, dict[str, float]]] | None
     missing: str
     blacklist: Regions
@@ -88,7 +102,32 @@ class SignalSource:
     @property
     def readers(self) -> tuple[Reader, ...]:
         """The files."""
-        return tuple(reader for files in self.tracks.values() for reader in files.values())
+        return tuple(reader for files in self.tracks.values() for reader in files.values())  # type: ignore[misc]
+
+    def readers_of(self, cell_type: str | None) -> tuple[Reader, ...]:
+        """Return the files of rows of a cell type, one for each track."""
+        return tuple(_of_cell_type(files, name, cell_type) for name, files in self.tracks.items())
+
+    def over(self, stored: Callable[[Reader], StoredFile]) -> SignalSource:
+        """Return the same channels of stored files."""
+        tracks = {
+            name: {cell_type: stored(reader) for cell_type, reader in files.items()}  # type: ignore[arg-type]
+            for name, files in self.tracks.items()
+        }
+        return replace(self, tracks=tracks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @cached_property
+    def _dtype(self) -> np.dtype[np.floating]:
+        """Type of the raw form."""
+        (dtype,) = {np.dtype(getattr(reader, "dtype", np.float32)) for reader in self.readers}
+        return dtype
+
+    @cached_property
+    def _tables(self) -> dict[str | None, NDArray[np.float32]]:
+        return {}
 
     def check_cell_types(self, cell_types: Iterable[str | None]) -> None:
         """Raise if a track has no file or no scale for one of the cell types."""
@@ -98,16 +137,17 @@ class SignalSource:
                 if self.scales is not None:
                     _of_cell_type(self.scales[name], name, cell_type)
 
-    def read(self, interval: Interval) -> NDArray[np.float32]:
+    def read(self, interval: Interval) -> NDArray[np.floating]:
         """Read values of shape (n_tracks, length), nan where uncovered."""
         chrom, start, end, cell_type, _ = interval
-        raw = np.full((len(self.tracks), end - start), np.nan, dtype=np.float32)
+        raw = np.full((len(self.tracks), end - start), np.nan, dtype=self._dtype)
         for values, name in zip(raw, self.tracks, strict=True):
             reader = _of_cell_type(self.tracks[name], name, cell_type)
             sizes = reader.chrom_sizes
             if chrom in sizes:  # check_chromosomes has decided whether it may be absent
                 values[:] = reader.values(chrom, start, end)
-                values[np.isinf(values)] = np.nan  # the log-ratio of nothing
+                if self._dtype == np.float32:  # StoredFile has done it
+                    values[np.isinf(values)] = np.nan  # the log-ratio of nothing
             if self.missing == "error":
                 inside = values[max(0, -start) : max(0, sizes.get(chrom, 0) - start)]
                 holes = int(np.isnan(inside).sum())
@@ -121,12 +161,14 @@ class SignalSource:
             raw[:, max(0, begin - start) : stop - start] = np.nan
         return raw
 
-    def reverse(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    def reverse(self, raw: NDArray[np.floating]) -> NDArray[np.floating]:
         """Flip."""
         return raw[:, ::-1]
 
-    def compact(self, raw: NDArray[np.float32], cell_type: str | None) -> NDArray[np.float32]:
+    def compact(self, raw: NDArray[np.floating], cell_type: str | None) -> NDArray[np.float32]:
         """Scale the values, and with missing="zero" set uncovered bases to zero."""
+        if raw.dtype == np.float16:
+            return self._looked_up(raw.view(np.uint16), cell_type)
         values = np.array(raw, dtype=np.float32, order="C")
         if self.scales is not None:
             learned = [_of_cell_type(self.scales[name], name, cell_type) for name in self.tracks]
@@ -135,6 +177,22 @@ class SignalSource:
             np.arcsinh(values, out=values)
         if self.missing != "mask":
             values[np.isnan(values)] = 0.0
+        return values
+
+    def _looked_up(self, raw: NDArray[np.uint16], cell_type: str | None) -> NDArray[np.float32]:
+        tables = self._tables.get(cell_type)
+        if tables is None:
+            if len(self._tables) * len(self.tracks) >= _MOST_TABLES:
+                self._tables.clear()
+            units = [[reader.unit] for reader in self.readers_of(cell_type)]  # type: ignore[attr-defined]
+            every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+            every = np.where(np.isfinite(every), every, np.float16(np.nan)).astype(np.float32)
+            with np.errstate(over="ignore"):  # beyond the file's largest value
+                tables = self.compact(every * np.array(units, dtype=np.float32), cell_type)
+            self._tables[cell_type] = tables
+        values = np.empty(raw.shape, np.float32)
+        for table, codes, out in zip(tables, raw, values, strict=True):
+            np.take(table, codes, out=out, mode="clip")  # "raise" would copy
         return values
 
     def unscaled(

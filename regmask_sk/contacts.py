@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
@@ -69,6 +69,13 @@ class ContactSource:
     def readers(self) -> tuple[Reader, ...]:
         """The file, where there is one."""
         return () if self.reader is None else (self.reader,)
+
+    def readers_of(self, cell_type: str | None) -> tuple[Reader, ...]:
+        """Return the file, where there is one."""
+        return self.readers
+
+    def over(self, stored: Callable[[Reader], Any]) -> None:
+        """Return None: contacts depend on the TSS."""
 
     def read(self, interval: Interval) -> NDArray[np.float32]:
         """Read contacts of shape (1 or 2, length), nan where the file has none.

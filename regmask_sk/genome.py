@@ -385,6 +385,25 @@ class BigWigReader(Reader):
             values[low - start : high - start] = found
         return values
 
+    def largest(self) -> float | None:
+        """Return the largest distance of a value from 0, as the file's own summary says.
+
+        Returns
+        -------
+        float or None
+            None where the file has no summary, or none of a float32 above 0: libBigWig writes
+            2e-308 where all values are 0.
+        """
+        with self.path.open("rb") as file:
+            order = "<" if file.read(4) == struct.pack("<I", _BIGWIG) else ">"
+            file.seek(44)
+            place = struct.unpack(f"{order}Q", file.read(8))[0]
+            file.seek(place + 8)  # after the number of bases covered
+            low, high = struct.unpack(f"{order}2d", file.read(16)) if place else (np.nan, np.nan)
+        largest = max(abs(low), abs(high))
+        bounds = np.finfo(np.float32)
+        return largest if bounds.smallest_subnormal <= largest <= bounds.max else None
+
     def _open(self) -> Any:
         try:
             return pyBigWig.open(str(self.path))

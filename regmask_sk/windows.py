@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, Protocol, overload
@@ -42,8 +42,8 @@ class ChannelSource(Protocol):
     """What gives ``Windows`` some of its channels.
 
     A window passes through three forms: *raw*, as the file has it; *compact*, the smallest that
-    nothing needs to be learned for any more; and float32 channels. ``WindowCache`` keeps the first
-    on disk and the second in memory.
+    nothing needs to be learned for any more; and float32 channels. ``WindowCache`` keeps files, or
+    the first, on disk and the second in memory.
     """
 
     @property
@@ -53,6 +53,16 @@ class ChannelSource(Protocol):
     @property
     def readers(self) -> tuple[Reader, ...]:
         """The files that the channels come from."""
+
+    def readers_of(self, cell_type: str | None) -> tuple[Reader, ...]:
+        """Return the files that rows of a cell type are read from."""
+
+    def over(self, stored: Callable[[Reader], Any]) -> ChannelSource | None:
+        """Return the same channels with other readers, for `readers` that are kept in a folder.
+
+        None where what is read depends on more than the place on the chromosome and the cell type,
+        and so must be kept row by row.
+        """
 
     def read(self, interval: Interval) -> NDArray[Any]:
         """Read the raw form of shape (k, end - start), 5' to 3' on the plus strand."""

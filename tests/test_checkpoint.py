@@ -18,7 +18,14 @@ from resumed_fit import SMALL, data
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from regmask_sk import BackboneRegressor, RegMaskRegressor, SequenceChannels, TSSWindows
+from regmask_sk import (
+    BackboneRegressor,
+    RegMaskRegressor,
+    SequenceChannels,
+    SignalChannels,
+    TSSWindows,
+    WindowCache,
+)
 from regmask_sk import _checkpoint as checkpoint_module
 from regmask_sk._training import RegMaskNet
 
@@ -265,3 +272,21 @@ def test_a_file_of_regions_that_has_changed_is_another_fit(
     regions.write_text("chr1\t1000\t1500\n")
     with pytest.raises(ValueError, match="of another fit: data differ"):
         model.fit(X, y, checkpoint=file, resume=True)
+
+
+def test_the_precision_of_a_cache_is_part_of_the_fit(
+    toy_genome: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = TSSWindows(64).fit_transform(toy_genome.loci)
+    X = SignalChannels(toy_genome.tracks, random_state=0).fit_transform(windows)
+    y, file = toy_genome.loci["expression"], tmp_path / "fit.ckpt"
+    exact = WindowCache(tmp_path / "cache", dtype="float32").fit_transform(X)
+    rounded = WindowCache(tmp_path / "cache").fit_transform(X)
+    model = RegMaskRegressor(**SMALL)
+    with monkeypatch.context() as patch:
+        interrupted(patch, 6)
+        with pytest.raises(Killed):
+            model.fit(X, y, checkpoint=file)
+    with pytest.raises(ValueError, match="of another fit: data differ"):
+        clone(model).fit(rounded, y, checkpoint=file, resume=True)
+    clone(model).fit(exact, y, checkpoint=file, resume=True)

@@ -288,6 +288,7 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
         "--track", f"H3K4me3={fly}/h3k4.bw", "--track", f"H3K27me3={fly}/h3k27.bw",
         "--chrom-alias", "chr2L=2L", tmp_path / "alias.tsv", "--blacklist", tmp_path / "black.bed",
         "--scaling", "none", "--missing", "mask", "--cache", tmp_path / "cache", *TINY,
+        "--cache-dtype", "float32", "--cache-max-bytes", 10**7,
         "--jitter", 4, "--unstranded", "--mask", "hard", "--training", "joint",
         "--backbone", "conv", "--promoter-length", 16, "--dropout", 0, "--batch-size", 8,
         "--reverse-complement", "none", "--no-checkpointing", "--mask-resolution", 2,
@@ -300,6 +301,8 @@ def test_every_option_of_fit_reaches_the_model(fly: Path, tmp_path: Path, run: A
     result = run(*words)
     assert result.code == 0, result.err
     shown = run("info", "--model", tmp_path / "run").out
+    kept = list((tmp_path / "cache").glob("h3k4.bw-*/part-*/values.npy"))
+    assert np.load(kept[0]).dtype == np.float32
     for part in (
         "jitter: 4", "stranded: False", "mask: hard", "training: joint", "promoter_length: 16",
         "covariates: ('gc',)", "missing: mask", "scaling: none", "random_state: 3",
@@ -390,6 +393,17 @@ CASES: dict[str, tuple[list[str], str]] = {
     "alias twice": (["--chrom-alias", "a=b", "a=c"], "'a' is given both 'b' and 'c'"),
     "device": (["--device", "abacus"], "abacus"),
     "no cuda": (["--device", "cuda"], "cuda"),
+    "cache of no folder": (
+        ["--cache", "memory", "--cache-dtype", "float16"],
+        "--cache-dtype: is float16, but --cache is memory; give the folder",
+    ),
+    "limit of no cache": (
+        ["--cache", "none", "--cache-max-bytes", "9"],
+        "--cache-max-bytes: is 9, but --cache is none; give the folder",
+    ),
+    "cache too small": (
+        ["--cache", "{tmp}/c", "--cache-max-bytes", "9"], "Raise --cache-max-bytes",
+    ),
     "unknown option": (["--sparsty", "0.1"], "unrecognized arguments: --sparsty"),
     "abbreviated option": (["--spars", "0.1"], "unrecognized arguments: --spars"),
     "values without the genes": (["--values", "{values}"], "no gene of the loci (FBgn000"),
@@ -398,7 +412,14 @@ CASES: dict[str, tuple[list[str], str]] = {
 
 
 # Only the estimator knows.
-LATE = {"backbone", "promoter beyond the budget", "track name taken", "device", "no cuda"}
+LATE = {
+    "cache too small",
+    "backbone",
+    "promoter beyond the budget",
+    "track name taken",
+    "device",
+    "no cuda",
+}
 
 
 @pytest.fixture(scope="module")
@@ -625,6 +646,11 @@ def test_mask_needs_a_file_to_write(trained: Path, fly: Path, run: Any) -> None:
             ValueError("give file_format='table', one of (file_format), or missing='zero'"),
             1,
             "give --loci-format table, one of (--loci-format), or --missing zero",
+        ),
+        (
+            ValueError("Raise max_bytes, or use dtype='float16'"),
+            1,
+            "Raise --cache-max-bytes, or use --cache-dtype float16",
         ),
         (ZeroDivisionError("x"), 1, "error: ZeroDivisionError x"),
     ],

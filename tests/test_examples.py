@@ -279,3 +279,17 @@ def test_the_yeast_search_writes_its_tables_and_pictures(
     assert len(importances) == 3
     for name in ("pareto.png", "importances.png"):
         assert matplotlib.image.imread(out / name).std() > 0.05
+
+
+def test_the_benchmark_of_the_loader_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    example: dict[str, Any] = runpy.run_path(str(EXAMPLES / "benchmark_loader.py"))
+    words = ["--bases", "60000", "--lengths", "100", "2000", "--workers", "0", "--seconds", "0.05"]
+    example["main"](words)
+    printed = capsys.readouterr().out
+    assert "16 genes, 60,000 bp, 6 channels" in printed
+    rates, disk = printed.split("samples a second")[1].split("first epoch")
+    for line in rates.strip().splitlines()[1:]:
+        assert all(float(number.replace(",", "")) > 0 for number in line.split()[1:])
+    assert disk.count("cache") == 5
+    # 18,377 windows of 2 kb on 3.1 Gb hardly overlap: 9 bytes a base
+    assert float(disk.split()[-1]) == pytest.approx(18_377 * 2_000 * 9 / 1e9, abs=0.05)

@@ -20,6 +20,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validat
 from sklearn.pipeline import Pipeline
 
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows, WindowCache
+from regmask_sk.genome import FastaReader
 from regmask_sk.windows import Windows
 
 
@@ -28,23 +29,21 @@ def pipeline(toy_genome: ToyGenome, **parameters: Any) -> Pipeline:
         ("windows", TSSWindows(100, jitter=7)),
         ("sequence", SequenceChannels(toy_genome.bgzipped)),
         ("signal", SignalChannels(toy_genome.tracks, random_state=0)),
-        ("cache", WindowCache()),
+        ("cache", WindowCache(dtype="float32")),
     ]
     return Pipeline(steps).set_params(**parameters)
 
 
 def n_reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Count from now on how often a source is read."""
-    from regmask_sk._sources import SequenceSource
-
+    """Count from now on how often a FASTA is read."""
     reads: list[Any] = []
-    read = SequenceSource.read
+    read = FastaReader.codes
 
-    def counted(self: SequenceSource, interval: Any) -> Any:
+    def counted(self: FastaReader, *interval: Any) -> Any:
         reads.append(interval)
-        return read(self, interval)
+        return read(self, *interval)
 
-    monkeypatch.setattr(SequenceSource, "read", counted)
+    monkeypatch.setattr(FastaReader, "codes", counted)
     return reads
 
 
@@ -460,15 +459,20 @@ def test_cached_rows_are_not_read_again(
     reads = n_reads(monkeypatch)
     pipe = pipeline(toy_genome, cache__path=cache_path).fit(toy_genome.loci.iloc[:30])
     first = len(reads)
-    assert first >= 30
-    windows = pipe.transform(toy_genome.loci.iloc[::-1])
+    # one more to know the size; merged, by chromosome
+    assert first == 31 if cache_path is None else 4 <= first < 30
+    loci = toy_genome.loci.iloc[::-1]
+    windows = pipe.transform(loci)
+    after = len(reads)
     copies = [row.copy() for row in windows]
-    assert len(reads) == first + 10 + (cache_path is not None)  # one more to know the size
-    again = pipe.transform(toy_genome.loci.iloc[::-1])
+    assert len(reads) == (first + 10 if cache_path is None else after)
+    after = len(reads)
+    again = pipe.transform(loci)
     assert all(np.array_equal(*pair) for pair in zip(again, copies, strict=True))
-    assert len(reads) == first + 10 + (cache_path is not None)
+    assert len(reads) == after
+    forward = int(np.flatnonzero(loci["strand"] == "+")[0])
     with pytest.raises(ValueError, match="read-only"):
-        windows.store.row(windows, 0)[0][:] = 1  # type: ignore[union-attr]
+        windows.store.row(windows, forward)[0][:] = 1  # type: ignore[union-attr]
 
 
 def test_rows_are_known_by_place_strand_and_cell_type(
@@ -569,18 +573,27 @@ def test_changed_file_is_read_anew(tmp_path: Path, cache_path: Path | None) -> N
     assert clone(pipe).fit_transform(loci)[0].argmax(axis=0).tolist() == [2] * 10
 
 
-def test_key_depends_on_what_is_stored(toy_genome: ToyGenome, tmp_path: Path) -> None:
-    def n_keys(**parameters: Any) -> int:
+def test_files_are_kept_once_whatever_is_made_of_them(
+    toy_genome: ToyGenome, tmp_path: Path
+) -> None:
+    def kept(**parameters: Any) -> list[str]:
         pipeline(toy_genome, cache__path=tmp_path, **parameters).fit(toy_genome.loci)
-        return len(list(tmp_path.iterdir()))
+        return sorted(path.name[:-33] for path in tmp_path.glob("*-*"))
 
-    assert n_keys() == 1
-    assert n_keys(signal__missing="mask", signal__random_state=3) == 1  # applied when read
-    assert n_keys(windows__length=50) == 2
-    assert n_keys(windows__jitter=1) == 3
-    assert n_keys(windows__stranded=False) == 4
-    assert n_keys(signal="passthrough") == 5
-    assert n_keys(sequence__chrom_alias={"chrA": "nowhere"}) == 6
+    first = ["counts.bw", "genome.fa.gz", "ratio.bw"]
+    assert kept() == first
+    assert kept(signal__missing="mask", signal__random_state=3) == first  # applied when read
+    assert kept(windows__length=50) == first
+    assert kept(windows__jitter=1) == first
+    assert kept(windows__stranded=False, windows__length=98) == first
+    assert kept(signal="passthrough") == first
+    assert len(list(tmp_path.glob("*/part-*"))) == 3  # and nothing was written again
+    assert kept(windows__length=300) == first
+    assert len(list(tmp_path.glob("*/part-*"))) == 6  # what the longer ones add
+    alias = {"chrA": "nowhere"}
+    more = ["counts.bw", "genome.fa.gz", "genome.fa.gz", "ratio.bw"]
+    assert kept(sequence__chrom_alias=alias) == more
+    assert kept(cache__dtype="float16") == [more[0], *more, more[-1]]  # bases are one byte anyway
 
 
 def test_folder_serves_later_runs(
@@ -593,22 +606,9 @@ def test_folder_serves_later_runs(
     copy = pickle.loads(pickle.dumps(later))
     np.testing.assert_array_equal(copy[11], first[11])
     assert not reads
-    blocks = list(tmp_path.glob("*/*"))
-    assert len(blocks) == 1
-    assert {path.name for path in blocks[0].iterdir()} == {"0.npy", "1.npy", "rows.json"}
-    assert np.load(blocks[0] / "0.npy").dtype == np.uint8
-    assert np.load(blocks[0] / "1.npy").shape == (40, 2, 114)
-
-
-def test_long_windows_are_written_in_several_blocks(
-    toy_genome: ToyGenome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("regmask_sk._cache._BLOCK_BYTES", 10_000)
-    windows = pipeline(toy_genome, cache__path=tmp_path).fit_transform(toy_genome.loci)
-    assert len(list(tmp_path.glob("*/block-*"))) == 5
-    plain = pipeline(toy_genome, cache="passthrough").fit_transform(toy_genome.loci)
-    for row in range(40):
-        np.testing.assert_array_equal(windows[row], plain[row])
+    (part,) = tmp_path.glob("genome.fa.gz-*/*")
+    assert {path.name for path in part.iterdir()} == {"values.npy", "segments.json"}
+    assert np.load(part / "values.npy").dtype == np.uint8
 
 
 def test_interrupted_writer_leaves_nothing_behind(
@@ -620,7 +620,7 @@ def test_interrupted_writer_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.replace", interrupted)
+        patch.setattr("os.rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pipe.fit(toy_genome.loci)
     assert list(tmp_path.glob("*/*")) == []
@@ -630,18 +630,41 @@ def test_interrupted_writer_leaves_nothing_behind(
 def test_damaged_and_vanished_folders(toy_genome: ToyGenome, tmp_path: Path) -> None:
     pipe = pipeline(toy_genome, cache__path=tmp_path / "c")
     expected = pipe.fit_transform(toy_genome.loci)[0]
-    (block,) = (tmp_path / "c").glob("*/block-*")
-    (block / "1.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(ValueError, match=r"block-\w+ of WindowCache is damaged.*Delete it"):
-        clone(pipe).fit(toy_genome.loci)
+    (part,) = (tmp_path / "c").glob("counts*/part-*")
+    content = (part / "values.npy").read_bytes()
+    for wrong in (b"\x93NUMPY", content[:-1], content[:-400]):
+        (part / "values.npy").write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"part-\w+ of WindowCache is damaged.*Delete this"):
+            clone(pipe).fit(toy_genome.loci)
     stored = pickle.dumps(pipe.transform(toy_genome.loci))
-    for file in block.iterdir():
+    for file in part.iterdir():
         file.unlink()
-    block.rmdir()
+    part.rmdir()
     np.testing.assert_array_equal(pickle.loads(stored)[0], expected)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be used as a folder"):
+    with pytest.raises(ValueError, match=r"file' of WindowCache cannot be written to .*Give the"):
         pipe.set_params(cache__path=tmp_path / "file").fit(toy_genome.loci)
+    with pytest.raises(ValueError, match="cannot be written to"):
+        pipe.set_params(cache__path=tmp_path / "file" / "below").fit(toy_genome.loci)
+
+
+def test_parameters_of_the_cache_are_checked(toy_genome: ToyGenome) -> None:
+    for name, value in (
+        ("dtype", "float64"), ("max_bytes", -1), ("max_bytes", 1e9), ("max_bytes", True),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
+            pipeline(toy_genome, **{f"cache__{name}": value}).fit(toy_genome.loci)
+
+
+def test_estimate_of_memory(toy_genome: ToyGenome) -> None:
+    pipe = pipeline(toy_genome)
+    windows = pipe[:-1].fit_transform(toy_genome.loci.iloc[[0, 1, 2, 2]])
+    each = (100 + 2 * 7) * (1 + 2 * 4)
+    cache = WindowCache()
+    assert cache.estimate_bytes(windows) == (3 * each, 3 * each, 3 * each)
+    cache.fit(windows[:2])
+    assert cache.estimate_bytes(windows) == (3 * each, each, 3 * each)
+    assert cache.estimate_bytes(windows[:0]) == (0, 0, 0)
 
 
 def _fill(arguments: tuple[ToyGenome, Path, slice]) -> list[float]:
@@ -659,7 +682,7 @@ def test_concurrent_processes(toy_genome: ToyGenome, tmp_path: Path) -> None:
     with get_context("spawn").Pool(3) as pool:
         results = pool.map(_fill, [(toy_genome, tmp_path, part) for part in parts], chunksize=1)
     assert all(result == expected for result in results)
-    assert not list(tmp_path.glob("*/tmp-*"))
+    assert not list(tmp_path.glob("*/unfinished-*"))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -389,3 +389,16 @@ def test_names_may_be_categories(toy_genome: ToyGenome) -> None:
     loci.loc[loci.index[3], "tss"] = 10**6
     with pytest.raises(ValueError, match=f"1 genes lies beyond.*'{loci.index[3]}'"):
         check_chromosomes(loci, [reader])
+
+
+def test_the_largest_value_is_that_of_the_summary(toy_genome: ToyGenome, tmp_path: Path) -> None:
+    for name, path in toy_genome.tracks.items():
+        values = np.concatenate(list(toy_genome.values[name].values()))
+        assert BigWigReader(path).largest() == pytest.approx(np.nanmax(np.abs(values)))
+    for values in ([0.0, 0.0], [1.0, np.inf]):
+        path = write_bigwig(tmp_path / "x.bw", {"c": np.array(values, np.float32)})
+        assert BigWigReader(path).largest() is None
+    content = bytearray(toy_genome.tracks["ratio"].read_bytes())
+    content[44:52] = bytes(8)  # no summary, as in files of the first version
+    path.write_bytes(content)
+    assert BigWigReader(path).largest() is None

@@ -85,3 +85,28 @@ def test_regions_come_from_a_path_or_a_table(tmp_path: Path) -> None:
 def test_what_is_no_table_of_regions_is_refused(given_: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         Regions.read(given_, "open_regions")
+
+
+@settings(deadline=None, max_examples=200)
+@given(listed, listed, st.integers(0, 70))
+def test_differences_and_cuts_are_those_of_the_oracle(
+    one: Listed, other: Listed, size: int
+) -> None:
+    found = Regions.from_table(table(one)).without(Regions.from_table(table(other)))
+    cut = Regions.from_table(table(one)).clipped({"chr1": size})
+    n_found = n_cut = 0
+    for chrom in ("chr1", "chr2"):
+        for position in range(-1, 90):
+            here = inside(one, chrom, position)
+            expected = here and not inside(other, chrom, position)
+            assert bool(list(found.within(chrom, position, position + 1))) == expected
+            n_found += expected
+            expected = here and chrom == "chr1" and position < size
+            assert bool(list(cut.within(chrom, position, position + 1))) == expected
+            n_cut += expected
+    assert (found.n_bases, cut.n_bases) == (n_found, n_cut)  # no base twice
+    for regions in (found, cut):
+        for array in regions.by_chrom.values():
+            assert len(array)
+            assert (array[:, 0] < array[:, 1]).all()
+            assert (array[1:, 0] >= array[:-1, 1]).all()

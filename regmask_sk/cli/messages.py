@@ -80,6 +80,8 @@ def _in_words_of_options(text: str) -> str:
     text = re.sub(r"--chrom-alias=\{[^}]*\}", "--chrom-alias NAME_IN_LOCI=NAME_IN_FILE", text)
     text = re.sub(r"\bfile_format='?(\w+)'?", r"--loci-format \1", text)
     text = re.sub(r"\bfile_format\b", "--loci-format", text)
+    text = re.sub(r"\bmax_bytes\b", "--cache-max-bytes", text)
+    text = re.sub(r"\bdtype='(float\d+)'", r"--cache-dtype \1", text)
     return re.sub(r"\b(missing|mask|training|scaling)='(\w+)'", r"--\1 \2", text)
 
 

@@ -177,6 +177,19 @@ def genome_options(
         'default "auto": in memory where they take less than 2 GiB there',
     )
     data.add_argument(
+        "--cache-dtype",
+        choices=("float16", "float32"),
+        help="of tracks in the folder of --cache: half the disk, to 0.05 %% of a value, or to the "
+        "bit; default float16",
+    )
+    data.add_argument(
+        "--cache-max-bytes",
+        type=count,
+        metavar="N",
+        help="the most that --cache may take; default 8 GiB in memory, in a folder what the disk "
+        "has left",
+    )
+    data.add_argument(
         "--covariate",
         nargs="+",
         action="extend",

@@ -110,9 +110,20 @@ def cache_steps(args: argparse.Namespace, n_bytes: int) -> list[tuple[str, Any]]
     """Keep windows that were read, where ``--cache`` says so."""
     from regmask_sk.features import WindowCache
 
+    limits = {"max_bytes": args.cache_max_bytes, "dtype": args.cache_dtype}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    if args.cache not in ("auto", "memory", "none"):
+        return [("cache", WindowCache(args.cache, **limits))]
+    vain = list(limits) if args.cache == "none" else [name for name in limits if name == "dtype"]
+    if vain:
+        option = "--cache-" + vain[0].replace("_", "-")
+        raise ValueError(
+            f"{option}: is {limits[vain[0]]}, but --cache is {args.cache}; give the folder in "
+            f"which windows are to be kept, --cache DIR, or leave {option} out"
+        )
     if args.cache == "memory" or (args.cache == "auto" and n_bytes < 2**31):
-        return [("cache", WindowCache())]
-    return [] if args.cache in ("auto", "none") else [("cache", WindowCache(args.cache))]
+        return [("cache", WindowCache(**limits))]
+    return []
 
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
