@@ -50,7 +50,8 @@ def fit_identity(
     else:
         told = [np.asarray(X)]
     told.append(json.dumps(encode(dict(known), "the fit")))
-    told += [array for part in parts if part is not None for array in _arrays(part)]
+    rows = [part for part in parts if part is not None]
+    told += [array for part in rows for array in (part.y, part.weight, part.covariates)]
     identity["data"] = digest(*told)
     return identity
 
@@ -89,9 +90,10 @@ def shared_identity(
     if isinstance(X, Windows):
         places = (X.loci["chrom"].to_numpy(dtype=str), X.starts, X.reversed)
         told["loci"] = digest(repr((X.channel_names, X.jitter)), *places)
-    for name in ("y", "weight", "covariates"):
-        told[f"{name} of the rows"] = digest(*(getattr(part, name) for part in rows))
-    told["what is learned from them"] = digest(json.dumps(encode(dict(known), "the fit")))
+    told["y"] = digest(*(part.y for part in rows))
+    told["sample_weight"] = digest(*(part.weight for part in rows))
+    told["values of the covariates"] = digest(*(part.covariates for part in rows))
+    told["scales and regions"] = digest(json.dumps(encode(dict(known), "the fit")))
     return told
 
 
@@ -101,7 +103,3 @@ def _that_matter(params: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in params.items()
         if name not in _NO_MATTER
     }
-
-
-def _arrays(part: WindowDataset) -> tuple[NDArray[Any], ...]:
-    return part.y, part.weight, part.covariates

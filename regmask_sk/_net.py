@@ -167,14 +167,16 @@ class WindowNet(NeuralNet):
         processes : Processes
             Each trains on its rows of every batch, and all come to the same weights.
         """
+        # The same object, but in a net that was pickled.
+        module = self.module_ if self.initialized_ else self.module
         self.processes = processes
-        share_norms(self.module, processes)
+        share_norms(module, processes)
         try:
             with processes.leaving():
                 yield
         finally:
             self.processes = ALONE
-            unshare_norms(self.module)
+            unshare_norms(module)
             progress = getattr(self, "progress_", None)
             if progress is not None and progress.average is not None:
                 unshare_norms(progress.average)

@@ -267,10 +267,10 @@ class Processes:
         differ = sorted({n for other in everyone for n in told if other[n] != everyone[0][n]})
         if differ:
             raise ValueError(
-                f"accelerate=True, but {', '.join(differ)} differ between the {self.count} "
-                "processes, which must all fit the same model to the same rows. Let each run the "
-                "same script on the same files, with an integer random_state in every step that "
-                "draws random numbers (train_test_split, SignalChannels)."
+                f"accelerate=True, but the {self.count} processes differ in {', '.join(differ)}; "
+                "they must all fit the same model to the same rows. Let each run the same script "
+                "on the same files, with an integer random_state in every step that draws random "
+                "numbers (train_test_split, SignalChannels)."
             )
 
     @contextmanager

@@ -62,11 +62,12 @@ def _normalised(layer: _BatchNorm, processes: Processes, input: Tensor) -> Tenso
     scale = torch.rsqrt(variance + layer.eps)
     if layer.affine:
         scale = scale * layer.weight
-    shift = -mean * scale
-    if layer.affine:
-        shift = shift + layer.bias
     shape = (1, -1, *[1] * (input.ndim - 2))
-    return (values * scale.view(shape) + shift.view(shape)).to(input.dtype)
+    # Not as a line through 0, in whose terms a small variance would be lost beside a large mean.
+    result = (values - mean.view(shape)) * scale.view(shape)
+    if layer.affine:
+        result = result + layer.bias.view(shape)
+    return result.to(input.dtype)
 
 
 @torch.no_grad()
