@@ -196,7 +196,7 @@ class WindowNet(NeuralNet):
         loader = DataLoader(
             dataset,
             batch_sampler=shares,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type] # a batch, as __getitems__ reads it
             num_workers=self.n_workers,
             worker_init_fn=self.processes.part_ways,
         )

@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 _STRIDE = 1_000_003  # between the seeds of processes; those of epochs lie next to each other
 
 
@@ -37,7 +38,7 @@ class SharedFitError(RuntimeError):
     """A fit that is given up in all of its processes, because one of them failed."""
 
 
-class _Loader(Sized, Iterable[T], Protocol[T]):
+class _Loader(Sized, Iterable[T_co], Protocol[T_co]):
     """What knows how many batches it has."""
 
 
@@ -171,8 +172,10 @@ class Processes:
         """Overwrite tensors with those of the main process."""
         if self.count > 1:
             for tensor in tensors:
+                sent = tensor.detach().contiguous()
                 with _talking():
-                    dist.broadcast(tensor, src=0)
+                    dist.broadcast(sent, src=0)
+                tensor.copy_(sent)
 
     # -- agreement -------------------------------------------------------------------
 
@@ -275,7 +278,11 @@ class Processes:
 
     @contextmanager
     def leaving(self) -> Iterator[None]:
-        """Leave the others where this process alone fails, so that they do not wait for it."""
+        """Leave the others where this process alone fails, so that they do not wait for it.
+
+        Over gloo they notice at once. Over NCCL, whose groups end together or not at all, they
+        wait until the process ends, when the launcher ends them.
+        """
         try:
             yield
         except (SharedFitError, FloatingPointError):  # raised in all of them
@@ -283,7 +290,8 @@ class Processes:
         except BaseException:
             if self.count > 1:
                 with suppress(Exception):
-                    dist.destroy_process_group()
+                    if dist.get_backend() == "gloo":
+                        dist.destroy_process_group()
             raise
 
     def _account(self, error: Exception) -> str:
