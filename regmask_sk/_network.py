@@ -231,10 +231,11 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         file, left = None, None
         if checkpoint is not None:
             file, left = self._open_checkpoint(checkpoint, resume, X, data)
-        if goes_on:
-            self._build_from_last(data)
-        else:
-            self._build(data.constant_loss, processes=data.processes)
+        with data.processes.together():
+            if goes_on:
+                self._build_from_last(data)
+            else:
+                self._build(data.constant_loss, processes=data.processes)
         self._train(data, file, left)
         return self
 
@@ -281,8 +282,15 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
+        count = data.processes.count
+        if begun and count > 1 and count != self.n_processes_:
+            raise ValueError(
+                f"partial_fit began in {self.n_processes_} processes and cannot go on in {count}. "
+                "Launch as many as before, or begin anew with a clone of the estimator."
+            )
         if not begun:
-            self._build(data.constant_loss, processes=data.processes)
+            with data.processes.together():
+                self._build(data.constant_loss, processes=data.processes)
         with self._training(data):
             if not begun:
                 self.net_.start()

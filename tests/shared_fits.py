@@ -297,7 +297,9 @@ def unlike(rank: int, out: Path) -> dict[str, Any]:
     def fit(y: Any, X: Any = X, **options: Any) -> list[str]:
         return raised(lambda: BackboneRegressor(accelerate=True, **{**small, **options}).fit(X, y))
 
+    alone = BackboneRegressor(**small).partial_fit(X, y).set_params(accelerate=True)
     return {
+        "partial_fit": raised(lambda: alone.partial_fit(X, y)),
         "y": fit(y + rank),
         "X": fit(y, X=X + rank),
         "learning_rate": fit(y, learning_rate=0.001 * (rank + 1)),

@@ -194,6 +194,8 @@ def test_an_error_of_one_process_is_told_to_all(both: list[dict[str, Any]]) -> N
     for each in both:
         assert each["unlike"]["batch_size"][0] == "ValueError"
         assert "fewer rows than that: batch_size 1. Raise" in each["unlike"]["batch_size"][1]
+        assert each["unlike"]["partial_fit"][0] == "ValueError"
+        assert "began in 1 processes and cannot go on in 2" in each["unlike"]["partial_fit"][1]
         assert each["unlike"]["infinite"][0] == "FloatingPointError"
         assert each["unlike"]["and then"] == ["nothing", ""]
 
