@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
+from regmask_sk._processes import Processes
 from regmask_sk._regions import ForcedRegions
 from regmask_sk.windows import Windows
 
@@ -212,3 +213,72 @@ class WindowDataset(Dataset[Batch]):
             reverse = bool(self.x.reversed[row]) != bool(turn)
             placed.append(Placement(chrom, start, end, reverse, cell_type))
         return placed
+
+
+def batch_sizes(n_rows: int, batch_size: int, n_processes: int = 1) -> list[int]:
+    """Sizes of the batches of an epoch, such that each process has a row of each.
+
+    Parameters
+    ----------
+    n_rows, batch_size, n_processes : int
+        With neither `n_rows` nor `batch_size` below `n_processes`.
+
+    Returns
+    -------
+    list of int
+        A rest of fewer rows than there are processes joins the batch before it.
+
+    Examples
+    --------
+    >>> batch_sizes(10, 4), batch_sizes(9, 4, n_processes=2)
+    ([4, 4, 2], [4, 5])
+    """
+    sizes = [batch_size] * (n_rows // batch_size)
+    rest = n_rows % batch_size
+    if rest >= n_processes:
+        sizes.append(rest)
+    elif rest:
+        sizes[-1] += rest
+    return sizes
+
+
+class BatchShares(Sampler[list[int]]):
+    """Rows of one process of each batch of an epoch.
+
+    Parameters
+    ----------
+    order : Sampler of int
+        All rows, in an order that is the same in all processes.
+    batch_size : int
+        Rows of a batch of all processes together.
+    processes : Processes
+        Who shares them.
+    part_ways : bool, default=False
+        Whether each process has random numbers of its own once the order is drawn.
+    """
+
+    def __init__(
+        self,
+        order: Sampler[int],
+        batch_size: int,
+        processes: Processes,
+        *,
+        part_ways: bool = False,
+    ) -> None:
+        self.order = order
+        self.processes = processes
+        self.part_ways = part_ways
+        self.sizes = batch_sizes(len(order), batch_size, processes.count)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.order)
+        if self.part_ways:
+            self.processes.part_ways()
+        start = 0
+        for size in self.sizes:
+            own = self.processes.rows(size)
+            yield rows[start + own.start : start + own.stop]
+            start += size

@@ -12,6 +12,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -24,12 +25,14 @@ from skorch.helper import predefined_split
 from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from regmask_sk._batches import Batch, WindowDataset
+from regmask_sk._batches import Batch, BatchShares, WindowDataset, batch_sizes
 from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
+from regmask_sk._processes import ALONE, Processes
+from regmask_sk._shared_norms import share_norms, unshare_norms
 from regmask_sk._turns import turn
 from regmask_sk.losses import regression_loss
 
@@ -94,6 +97,8 @@ class WindowNet(NeuralNet):
     parts: ClassVar[dict[str, str]] = {"predictor": "*"}
 
     progress_: _Progress
+    #: Those that share the training which runs; see :meth:`sharing`.
+    processes: Processes = ALONE
 
     def __init__(
         self,
@@ -153,6 +158,52 @@ class WindowNet(NeuralNet):
     def averaged(self) -> bool:
         """Whether the weights of the current stage are averaged."""
         return True
+
+    # -- several processes ---------------------------------------------------------
+
+    @contextmanager
+    def sharing(self, processes: Processes) -> Iterator[None]:
+        """Share what is trained inside with other processes; reading is not shared.
+
+        Parameters
+        ----------
+        processes : Processes
+            Each trains on its rows of every batch, and all come to the same weights.
+        """
+        # The same object, but in a net that was pickled.
+        module = self.module_ if self.initialized_ else self.module
+        self.processes = processes
+        share_norms(module, processes)
+        try:
+            with processes.leaving():
+                yield
+        finally:
+            self.processes = ALONE
+            unshare_norms(module)
+            progress = getattr(self, "progress_", None)
+            if progress is not None and progress.average is not None:
+                unshare_norms(progress.average)
+
+    def initialize(self) -> WindowNet:
+        """Make optimizer and history, and give all processes the same weights."""
+        super().initialize()
+        self.processes.spread(self.module_.state_dict().values())
+        return self
+
+    def get_iterator(self, dataset: WindowDataset, training: bool = False) -> Any:
+        """Batches of an epoch, of which each process reads its rows."""
+        if self.processes.count == 1:
+            return super().get_iterator(dataset, training=training)
+        order = RandomSampler(dataset) if training else SequentialSampler(dataset)
+        shares = BatchShares(order, self.batch_size, self.processes, part_ways=training)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=shares,
+            collate_fn=_as_it_is,  # type: ignore[arg-type] # a batch, as __getitems__ reads it
+            num_workers=self.n_workers,
+            worker_init_fn=self.processes.part_ways,
+        )
+        return self.processes.read_together(loader)
 
     # -- the plan of stages --------------------------------------------------------
 
@@ -304,7 +355,7 @@ class WindowNet(NeuralNet):
         if self.finished:  # partial_fit beyond the plan goes on with its last stage
             self.stage_index_ = len(self.settings.stages) - 1
         stage = self.stage
-        self.steps_per_epoch_ = -(-len(train) // self.batch_size)
+        self.steps_per_epoch_ = len(batch_sizes(len(train), self.batch_size, self.processes.count))
         self.train_split = None if valid is None else predefined_split(valid)
         if self.progress_.epoch == 0:
             self.begin_stage(train)
@@ -370,8 +421,9 @@ class WindowNet(NeuralNet):
                 group["lr"] = rate * getattr(schedule, group["part"])
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
-        """Clip the gradient's norm."""
+        """Add up the gradients of the processes, and clip the norm."""
         super().on_grad_computed(net, named_parameters, **kwargs)
+        self.processes.sum_gradients(self.module_.parameters())
         nn.utils.clip_grad_norm_(self.module_.parameters(), self.settings.gradient_clip)
 
     def on_batch_end(
@@ -379,6 +431,11 @@ class WindowNet(NeuralNet):
     ) -> None:
         """Count the step and update the averaged weights."""
         super().on_batch_end(net, batch=batch, training=training, **kwargs)
+        if self.processes.count > 1:  # epochs average over batches by their size
+            n_rows = self.processes.sum(kwargs["loss"].new_full((), len(batch[1][0])))
+            self.history.record_batch(
+                "train_batch_size" if training else "valid_batch_size", int(n_rows)
+            )
         if training:
             self.progress_.step += 1
             if self.progress_.average is not None:
@@ -406,7 +463,7 @@ class WindowNet(NeuralNet):
     def get_loss(
         self, y_pred: Outcome, y_true: tuple[Tensor, Tensor], X: Any = None, training: bool = False
     ) -> Tensor:
-        """Weighted regression loss plus the penalty of the stage."""
+        """Regression loss plus the penalty of the stage, over the rows of all processes."""
         measured, weight = (to_device(value, self.device) for value in y_true)
         target = measured if y_pred.target is None else y_pred.target.float()
         losses = torch.stack(
@@ -416,9 +473,12 @@ class WindowNet(NeuralNet):
             ]
         )
         if y_pred.weights is None:
-            loss = losses.mean() + y_pred.penalty
+            regression = losses.mean()
         else:
-            loss = losses @ losses.new_tensor(y_pred.weights) + y_pred.penalty
+            regression = losses @ losses.new_tensor(y_pred.weights)
+        n_rows = weight.new_full((), len(weight))
+        loss = self.processes.pooled(regression, weight.sum())
+        loss = loss + self.processes.pooled(y_pred.penalty, n_rows)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
                 f"the loss became {loss.item()} in epoch {len(self.history)}, stage "
@@ -432,7 +492,7 @@ class WindowNet(NeuralNet):
     def batches(self, dataset: Dataset[Batch]) -> Iterator[dict[str, Tensor]]:
         """Read the inputs of the rows of a dataset, in order, batch by batch, on the device."""
         with turn():  # a loader draws, whether it needs to or not
-            loader = iter(self.get_iterator(dataset, training=False))
+            loader = iter(super().get_iterator(dataset, training=False))
         while True:
             with turn():
                 batch = next(loader, None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
 from regmask_sk._batches import WindowDataset
-from regmask_sk._checkpoint import Checkpoint, Unfinished, digest
-from regmask_sk._encoding import encode
+from regmask_sk._checkpoint import Checkpoint, Unfinished
+from regmask_sk._identity import fit_identity, shared_identity
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
+from regmask_sk._processes import ALONE, Processes, join
 from regmask_sk._turns import own_random_numbers
 from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.losses import RegressionLoss, regression_loss
@@ -35,19 +36,26 @@ from regmask_sk.windows import Windows
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# Parameters that do not change what a fit comes to.
-_NO_MATTER = ("verbose", "device", "warm_start")
-
 
 class TrainingData:
-    """Training and validation rows of a fit."""
+    """Training and validation rows of a fit, and the processes that share it."""
 
     def __init__(
-        self, train: WindowDataset, valid: WindowDataset | None, loss: RegressionLoss
+        self,
+        train: WindowDataset,
+        valid: WindowDataset | None,
+        loss: RegressionLoss,
+        processes: Processes,
     ) -> None:
         self.train = train
         self.valid = valid
         self.loss = loss
+        self.processes = processes
+
+    @property
+    def parts(self) -> tuple[WindowDataset, WindowDataset | None]:
+        """Both kinds of rows."""
+        return self.train, self.valid
 
     @property
     def constant_loss(self) -> float:
@@ -82,10 +90,12 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     n_workers: int
     device: str
     amp: bool | Literal["auto"]
+    accelerate: bool
     random_state: int | np.random.RandomState | None
     verbose: int
 
     net_: WindowNet
+    n_processes_: int
     _seed: int
     _target_ndim: int
 
@@ -182,8 +192,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             the disk is full a warning says so, and the file stays that of an earlier epoch.
         resume : bool, default=False
             Whether to go on from `checkpoint`, where there is such a file: on the CPU to the same
-            bits as without the interruption. The parameters (but ``verbose`` and ``device``) and
-            the data must be the same.
+            bits as without the interruption. The parameters (but ``verbose``, ``device`` and
+            ``accelerate``) and the data must be the same. With another number of processes it
+            goes on to other random numbers.
         callback : callable, optional
             Called after each epoch with its row of ``history_``, as a dict. What it raises ends
             the fit.
@@ -204,6 +215,11 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             If `checkpoint` cannot be written.
         FloatingPointError
             If the loss becomes NaN or infinite.
+        SharedFitError
+            If `accelerate` is true and another process failed, to check its data or to read its
+            rows; a ``RuntimeError``.
+        ConnectionError
+            If `accelerate` is true and another process is gone.
         """
         goes_on = self.warm_start and hasattr(self, "net_")
         if resume and (checkpoint is None or goes_on):
@@ -217,39 +233,38 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                 "integer, from which its random numbers can be drawn again."
             )
         data = self._begin(X, y, sample_weight, groups, reset=not goes_on)
-        file = None if checkpoint is None else Checkpoint(Path(checkpoint), self._identity(X, data))
-        left = file.read() if file is not None and resume else None
-        if file is not None and not resume:
-            file.check_replaceable()
-        if goes_on:
-            self._build_from_last(data.constant_loss)
-        else:
-            self._build(data.constant_loss)
+        file, left = None, None
+        if checkpoint is not None:
+            file, left = self._open_checkpoint(checkpoint, resume, X, data)
+        with data.processes.together():
+            if goes_on:
+                self._build_from_last(data)
+            else:
+                self._build(data.constant_loss, processes=data.processes)
         self._train(data, file, left, callback)
         return self
 
-    def _identity(self, X: Any, data: TrainingData) -> dict[str, Any]:
-        """Say which fit this is: its parameters and its data."""
-        params = self.get_params(deep=False)
-        identity = {
-            name: f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
-            for name, value in params.items()
-            if name not in _NO_MATTER
-        }
-        if isinstance(X, Windows):
-            told: list[Any] = [repr((X.shape, X.channel_names, X.jitter)), X.starts, X.reversed]
-            told.append(X.loci["chrom"].to_numpy(dtype=str))
-            told += [source.cache_key(fitted=True) for source in X.sources]
-            told.append(str(getattr(X.store, "dtype", "float32")))  # what is read differs
-        else:
-            told = [np.asarray(X)]
-        # What was learned before the first epoch: scales, and what files of regions hold.
-        known = {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
-        told.append(json.dumps(encode(known, "the fit")))
-        rows = [part for part in (data.train, data.valid) if part is not None]
-        told += [array for part in rows for array in (part.y, part.weight, part.covariates)]
-        identity["data"] = digest(*told)
-        return identity
+    def _open_checkpoint(
+        self, path: str | os.PathLike[str], resume: bool, X: Any, data: TrainingData
+    ) -> tuple[Checkpoint | None, Unfinished | None]:
+        """Open the file, which the main process alone writes, and read what it has for all."""
+        opened: list[Checkpoint] = []
+
+        def on_main() -> Unfinished | None:
+            told = (self.get_params(deep=False), X, data.parts, self._known)
+            opened.append(Checkpoint(Path(path), fit_identity(*told)))
+            if resume:
+                return opened[0].read()
+            opened[0].check_replaceable()
+            return None
+
+        left = data.processes.from_main(on_main)
+        return (opened[0] if opened else None), left
+
+    @property
+    def _known(self) -> dict[str, Any]:
+        """What was learned before the first epoch."""
+        return {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
 
     def partial_fit(
         self,
@@ -292,12 +307,21 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
+        count = data.processes.count
+        if begun and count > 1 and count != self.n_processes_:
+            raise ValueError(
+                f"partial_fit began in {self.n_processes_} processes and cannot go on in {count}. "
+                "Launch as many as before, or begin anew with a clone of the estimator."
+            )
         if not begun:
-            self._build(data.constant_loss)
-            self.net_.start()
-        self._train_epoch(data)
-        with own_random_numbers():
-            self._end_training(data)
+            with data.processes.together():
+                self._build(data.constant_loss, processes=data.processes)
+        with self._training(data):
+            if not begun:
+                self.net_.start()
+            self._train_epoch(data)
+            with own_random_numbers():
+                self._end_training(data)
         return self
 
     def _begin(
@@ -312,10 +336,42 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     ) -> TrainingData:
         """Check all that a fit is given, before any training."""
         check_parameters(self)
-        windows = self._check_windows(X, reset=reset)
-        if note:
-            self._note_windows(windows)
-        return self._prepare(windows, y, sample_weight, groups, reset=reset)
+        processes = ALONE
+        if self.accelerate:
+            processes = join(resolve_device(self.device), self.amp)
+        # One seed for all calls: another split would train on the rows that judge.
+        seed = processes.from_main(self._draw_seed) if reset else self._seed
+        with processes.together():
+            windows = self._check_windows(X, reset=reset)
+            if note:
+                self._note_windows(windows)
+            data = self._prepare(
+                windows, y, sample_weight, groups, reset=reset, seed=seed, processes=processes
+            )
+            told = {}
+            if processes.count > 1:
+                self._check_shares(data)
+                params = self.get_params(deep=False)
+                told = shared_identity(params, windows, data.parts, self._known)
+        processes.check_alike(told)
+        return data
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _check_shares(self, data: TrainingData) -> None:
+        """Refuse batches of which there is not a row for each process."""
+        count = data.processes.count
+        found = {"batch_size": self.batch_size, "training rows": len(data.train)}
+        if data.valid is not None:
+            found["validation rows"] = len(data.valid)
+        short = [f"{name} {n}" for name, n in found.items() if n < count]
+        if short:
+            raise ValueError(
+                f"accelerate=True shares each batch among {count} processes, and there are fewer "
+                f"rows than that: {', '.join(short)}. Raise batch_size, hold out more rows or "
+                "none, or launch fewer processes."
+            )
 
     def _prepare(
         self,
@@ -325,15 +381,13 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         groups: ArrayLike | None,
         *,
         reset: bool,
+        seed: int,
+        processes: Processes,
     ) -> TrainingData:
         """Standardise and split what a fit is given."""
         targets = self._check_targets(X, y)
         weight = self._check_weights(X, sample_weight)
         covariates = self._covariate_table(X, self.covariates)
-        # One seed for all calls: another split would train on the rows that judge.
-        seed = (
-            int(check_random_state(self.random_state).randint(2**31 - 1)) if reset else self._seed
-        )
         train, valid = self._split_validation(
             X,
             validation_chroms=self.validation_chroms,
@@ -377,25 +431,33 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                 )
             )
         self._check_training_rows(parts[0])
-        return TrainingData(parts[0], parts[1] if len(valid) else None, self.loss)
+        return TrainingData(parts[0], parts[1] if len(valid) else None, self.loss, processes)
 
     def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
         return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
 
-    def _build(self, constant_loss: float, plan: tuple[Stage, ...] | None = None) -> None:
+    def _build(
+        self,
+        constant_loss: float,
+        plan: tuple[Stage, ...] | None = None,
+        *,
+        processes: Processes = ALONE,
+    ) -> None:
         """Make the torch model and its net for the shapes that X has."""
-        self.device_ = resolve_device(self.device)
+        self.n_processes_ = processes.count
+        self.device_ = processes.device or resolve_device(self.device)
         self._epochs_done = 0
         with own_random_numbers(self._seed):
             module = self._make_module(n_outputs=len(self.target_mean_))
         scans = any(isinstance(part, SelectiveStateSpace) for part in module.modules())
         self.scan_backend_ = scan_backend(self.device_) if scans else None
-        self.net_ = self._make_net(module, self._settings(constant_loss), plan)
+        settings = self._settings(constant_loss, processes.mixed_precision)
+        self.net_ = self._make_net(module, settings, plan)
 
-    def _build_from_last(self, constant_loss: float, plan: tuple[Stage, ...] | None = None) -> None:
+    def _build_from_last(self, data: TrainingData, plan: tuple[Stage, ...] | None = None) -> None:
         """Make a new net that has the weights and the history of the last one."""
         last, epochs_done = self.net_, self._epochs_done
-        self._build(constant_loss, plan)
+        self._build(data.constant_loss, plan, processes=data.processes)
         try:
             self.net_.take_over(last.ready_module.state_dict(), list(last.history))
         except RuntimeError as error:
@@ -408,8 +470,11 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             ) from error
         self._epochs_done = epochs_done
 
-    def _settings(self, constant_loss: float) -> dict[str, Any]:
+    def _settings(self, constant_loss: float, mixed_precision: str = "no") -> dict[str, Any]:
         """Give the settings that every net has; see :class:`regmask_sk._plan.Settings`."""
+        amp = self.amp
+        if amp == "auto":
+            amp = self.device_.startswith("cuda") or mixed_precision == "bf16"
         return {
             "loss": self.loss,
             "learning_rate": self.learning_rate,
@@ -418,7 +483,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             "ema_decay": self.ema_decay,
             "patience": self.patience,
             "constant_loss": constant_loss,
-            "amp": self.device_.startswith("cuda") if self.amp == "auto" else bool(self.amp),
+            "amp": bool(amp),
         }
 
     def _train(
@@ -429,31 +494,38 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Run the stages of the net's plan, or what is left of them."""
-        if left is None:
-            self.net_.start()
-        else:
-            self.net_.go_on(left)
-            self._epochs_done = left.values["epochs_done"]
-        with tqdm(
-            total=sum(stage.n_epochs for stage in self.net_.settings.stages),
-            initial=len(self.net_.history) if left is not None else 0,
-            disable=not self.verbose,
-            unit="epoch",
-        ) as bar:
-            while not self.net_.finished:
-                self._train_epoch(data)
-                if checkpoint is not None:
-                    state = self.net_.unfinished()
-                    state.values["epochs_done"] = self._epochs_done
-                    done = self.net_.finished
-                    checkpoint.write(state, epochs=self._epochs_done, finished=done)
-                if callback is not None:
-                    callback(self._history_row(self.net_.history[-1]))
-                last = self.net_.history[-1]
-                bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
-                bar.update()
-        with own_random_numbers():
-            self._end_training(data)
+        with self._training(data):
+            if left is None:
+                self.net_.start()
+            else:
+                self.net_.go_on(left)
+                self._epochs_done = left.values["epochs_done"]
+            with tqdm(
+                total=sum(stage.n_epochs for stage in self.net_.settings.stages),
+                initial=len(self.net_.history) if left is not None else 0,
+                disable=not (self.verbose and data.processes.is_main),
+                unit="epoch",
+            ) as bar:
+                while not self.net_.finished:
+                    self._train_epoch(data)
+                    if checkpoint is not None:
+                        state = self.net_.unfinished()
+                        state.values["epochs_done"] = self._epochs_done
+                        done = self.net_.finished
+                        checkpoint.write(state, epochs=self._epochs_done, finished=done)
+                    if callback is not None:
+                        callback(self._history_row(self.net_.history[-1]))
+                    last = self.net_.history[-1]
+                    bar.set_postfix(stage=last["stage"], loss=f"{last['train_loss']:.3f}")
+                    bar.update()
+            with own_random_numbers():
+                self._end_training(data)
+
+    @contextmanager
+    def _training(self, data: TrainingData) -> Iterator[None]:
+        """Share what is trained inside with the processes of the fit."""
+        with self.net_.sharing(data.processes):
+            yield
 
     def _train_epoch(self, data: TrainingData) -> None:
         """One epoch with random numbers of its own, so that fit and partial_fit agree."""

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from regmask_sk._processes import ALONE, Processes
 from regmask_sk.distributions import GateDistribution
 from regmask_sk.losses import Continuity, continuity_penalty, transition_penalty
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
@@ -107,6 +108,7 @@ def _held(
     correlation: float,
     *,
     noise: float,
+    processes: Processes,
 ) -> _Held:
     """Draw the gates of a batch so that they keep the budget, neither more nor less.
 
@@ -115,7 +117,7 @@ def _held(
     information that their values between 0 and 1 carry would be missing from its hard masks.
     All gates of the batch are moved by one step, one for the means and one for the samples,
     as a fitted model's are by its two shifts. The step follows the gates in the gradient,
-    so that to open one is to close others.
+    so that to open one is to close others. The batch is that of all processes.
     """
     logits = gates.log_odds
     draw = noise * logistic_noise(logits, correlation / model.mask_resolution)
@@ -127,7 +129,7 @@ def _held(
         return gates.moved(step).sample(draw)
 
     def kept(each: Tensor) -> Tensor:
-        return model.kept_share(each, room).mean()
+        return processes.mean(model.kept_share(each, room))
 
     with torch.no_grad():
         soft = step_to_share(lambda step: float(kept(means(logits.new_tensor(step)))), budget)
@@ -195,6 +197,7 @@ def generator_outcome(
     continuity_weight: float = 0.0,
     continuity: Continuity = "difference",
     gate_correlation: float = 0.0,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Keep the open window's prediction with a budget of bases; the predictor is fixed.
 
@@ -206,7 +209,7 @@ def generator_outcome(
         target = model.predictor(x, model.open_window(x, forced), covariates)
     gates = model.generator(x)
     room = model.room(forced)
-    held = _held(model, gates, room, budget, gate_correlation, noise=1.0)
+    held = _held(model, gates, room, budget, gate_correlation, noise=1.0, processes=processes)
     predicted = model.predictor(x, model.expand(_leaking(held.drawn), forced), covariates)
     penalty = continuity_weight * _continuity(model, held.means, continuity)
     return Outcome([predicted], target, penalty, model.kept_share(held.means, room).mean())
@@ -222,6 +225,7 @@ def finetune_outcome(
     continuity_weight: float = 0.0,
     continuity: Continuity = "difference",
     gate_correlation: float = 0.0,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Train both under the generator's masks mixed with random ones.
 
@@ -232,7 +236,9 @@ def finetune_outcome(
     random = _random_masks(model, x, OPEN_SHARE)
     draw = torch.rand(len(x), 1, device=x.device)
     room = model.room(forced)
-    held = _held(model, gates, room, budget, gate_correlation, noise=FINETUNE_NOISE)
+    held = _held(
+        model, gates, room, budget, gate_correlation, noise=FINETUNE_NOISE, processes=processes
+    )
     drawn = torch.where(draw < RANDOM_SHARE, random, held.drawn)
     predicted = model.predictor(x, model.expand(_leaking(drawn), forced), covariates)
     penalty = continuity_weight * _continuity(model, held.means, continuity)
@@ -277,6 +283,7 @@ def budget_shift(
     budget: float,
     kind: Literal["soft", "hard"],
     room: Room | None = None,
+    processes: Processes = ALONE,
 ) -> float:
     """Shift of the openness by which masks of a kind keep a budget, found by bisection.
 
@@ -292,6 +299,8 @@ def budget_shift(
         Kind of mask.
     room : Room, optional
         What the gates of each of the windows decide about, where that is not the same for all.
+    processes : Processes, optional
+        Those among which the windows are shared.
 
     Returns
     -------
@@ -302,7 +311,7 @@ def budget_shift(
     def share(step: float) -> float:
         shifted = openness + step
         gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
-        return float(model.kept_share(gates, room).mean())
+        return float(processes.mean(model.kept_share(gates, room)))
 
     return step_to_share(share, budget)
 
@@ -316,6 +325,7 @@ def validation_outcome(
     stage: str,
     kind: MaskKind,
     budget: float,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Predictions by which epochs of a stage are compared.
 
@@ -325,7 +335,7 @@ def validation_outcome(
     """
     zero, room = x.new_zeros(()), model.room(forced)
     if stage == "predictor":
-        random = torch.Generator().manual_seed(VALIDATION_SEED)
+        random = torch.Generator().manual_seed(VALIDATION_SEED + processes.rank)
         gates = _random_masks(model, x, 0.0, random)
         masks = [model.open_window(x, forced), model.expand(gates, forced)]
         predictions = [model.predict(x, mask, covariates) for mask in masks]
@@ -334,7 +344,7 @@ def validation_outcome(
     if stage == "joint" or kind == "topk":
         gates = model.gates(openness, kind, room)
     else:
-        shifted = openness + budget_shift(model, openness, budget, kind, room)
+        shifted = openness + budget_shift(model, openness, budget, kind, room, processes)
         gates = torch.sigmoid(shifted) if kind == "soft" else (shifted > 0).to(shifted.dtype)
     predicted = model.predict(x, model.expand(gates, forced), covariates)
     return Outcome([predicted], None, zero, model.kept_share(gates, room).mean())

@@ -130,8 +130,9 @@ def check_parameters(estimator: Any) -> None:
             f"{given['resolution']}; a token must hold a whole number of gates. Set "
             "mask_resolution to a divisor of resolution, such as 1, or to None."
         )
-    if not isinstance(given.get("checkpointing", False), bool):
-        raise ValueError(f"checkpointing={given['checkpointing']!r}; expected True or False.")
+    for name in ("checkpointing", "accelerate"):
+        if not isinstance(given.get(name, False), bool):
+            raise ValueError(f"{name}={given[name]!r}; expected True or False.")
     if given["amp"] != "auto" and not isinstance(given["amp"], bool):
         raise ValueError(f"amp={given['amp']!r}; expected True, False or 'auto'.")
 

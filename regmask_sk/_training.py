@@ -31,6 +31,7 @@ from regmask_sk._batches import WindowDataset
 from regmask_sk._net import WindowNet
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import MaskSettings
+from regmask_sk._processes import ALONE
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise
 
@@ -122,6 +123,7 @@ class RegMaskNet(WindowNet):
             stage=self.stage.name,
             kind=self.settings.mask,
             budget=self.settings.sparsity,
+            processes=self.processes,
         )
 
     def training_outcome(self, inputs: dict[str, Any]) -> Outcome:
@@ -147,21 +149,23 @@ class RegMaskNet(WindowNet):
             )
         if name == "finetune":
             return _objectives.finetune_outcome(
-                model, **inputs, budget=settings.sparsity, **sampled
+                model, **inputs, budget=settings.sparsity, processes=self.processes, **sampled
             )
         budget = _objectives.annealed_budget(
             settings.sparsity, self.share_done, settings.start_share
         )
-        return _objectives.generator_outcome(model, **inputs, budget=budget, **sampled)
+        return _objectives.generator_outcome(
+            model, **inputs, budget=budget, processes=self.processes, **sampled
+        )
 
     def get_loss(
         self, y_pred: Outcome, y_true: tuple[Tensor, Tensor], X: Any = None, training: bool = False
     ) -> Tensor:
         """Loss of the stage; what its masks keep is noted beside it."""
         loss = super().get_loss(y_pred, y_true, X, training)
-        self.history.record_batch(
-            "train_kept" if training else "valid_kept", float(y_pred.kept.detach())
-        )
+        n_rows = loss.new_full((), len(y_true[0]))
+        kept = self.processes.pooled(y_pred.kept.detach(), n_rows)
+        self.history.record_batch("train_kept" if training else "valid_kept", float(kept))
         return loss
 
     # -- reading the fitted module ---------------------------------------------------
@@ -185,7 +189,13 @@ class RegMaskNet(WindowNet):
         n_windows = max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // module.n_gates), 1)
         step = -(-len(train) // n_windows)
         plain = WindowDataset(train.x, train.covariates, forced=train.forced)
-        sample = Subset(plain, range(0, len(train), step))
+        rows, processes = range(0, len(train), step), self.processes
+        if len(rows) >= processes.count:
+            own = processes.rows(len(rows))
+            rows = rows[own.start : own.stop]
+        else:
+            processes = ALONE  # each reads them all
+        sample = Subset(plain, rows)
         parts, rooms = [], []
         for batch in self.batches(sample):
             with self.autocast():
@@ -194,12 +204,13 @@ class RegMaskNet(WindowNet):
         openness = torch.cat(parts)
         known = [room for room in rooms if room is not None]
         room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
+        budget = self.settings.sparsity
         for owner in {id(m): m for m in (module, self.module_)}.values():
             owner.soft_shift.fill_(
-                _objectives.budget_shift(module, openness, self.settings.sparsity, "soft", room)
+                _objectives.budget_shift(module, openness, budget, "soft", room, processes)
             )
             owner.hard_shift.fill_(
-                _objectives.budget_shift(module, openness, self.settings.sparsity, "hard", room)
+                _objectives.budget_shift(module, openness, budget, "hard", room, processes)
             )
 
     @torch.no_grad()

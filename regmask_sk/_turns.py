@@ -56,8 +56,16 @@ def own_random_numbers(seed: int | None = None) -> Iterator[None]:
     ...     bool((torch.rand(3) == first).all())
     True
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with turn(), torch.random.fork_rng(devices=list(devices)):
+    with turn(), torch.random.fork_rng(devices=_devices()):
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+def _devices() -> list[int]:
+    """Give the GPUs whose random numbers a fit changes, its own one of several processes."""
+    if not torch.cuda.is_available():
+        return []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return [torch.cuda.current_device()]
+    return list(range(torch.cuda.device_count()))

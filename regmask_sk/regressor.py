@@ -137,7 +137,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         Epochs without a better validation loss after which a stage ends. They are counted
         only once the stage predicts better than a constant.
     batch_size : int, default=32
-        Windows a step.
+        Windows a step, those of all processes together.
     learning_rate : float, default=0.003
         Peak of the one-cycle schedule of each stage (AdamW).
     weight_decay : float, default=0.01
@@ -159,7 +159,13 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     amp : bool or "auto", default="auto"
-        bfloat16 autocast; ``"auto"`` uses it on CUDA. The mask stays in float32.
+        bfloat16 autocast; ``"auto"`` uses it on CUDA, and where `accelerate` is true and the
+        launcher was told ``--mixed_precision bf16``. The mask stays in float32.
+    accelerate : bool, default=False
+        Whether the processes that ``accelerate launch`` or ``torchrun`` started share a fit
+        (extra ``accelerate``), each on a GPU of its own, or on the CPU where `device` says so.
+        All train one model: `batch_size` is that of all together. One process alone fits as
+        without.
     random_state : int, RandomState or None, default=None
         The same integer gives the same bits on CPU with the same number of threads.
     verbose : int, default=0
@@ -187,6 +193,8 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         Standardisation of the covariates, from the training rows.
     device_ : str
         Device that the fit ran on.
+    n_processes_ : int
+        Number of processes that shared the fit; see `accelerate`.
     scan_backend_ : str or None
         What computes the scans of the bodies that have any; see
         :func:`regmask_sk.ops.selective_scan.scan_backend`.
@@ -253,6 +261,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -295,6 +304,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         self.n_workers = n_workers
         self.device = device
         self.amp = amp
+        self.accelerate = accelerate
         self.random_state = random_state
         self.verbose = verbose
 
@@ -322,7 +332,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         plan: tuple[Stage, ...] = (Stage("generator", epochs), Stage("finetune", epochs))
         if self.finetune_epochs == 0:  # the predictor is never to see the generator's masks
             plan = plan[:1]
-        self._build_from_last(data.constant_loss, plan)
+        self._build_from_last(data, plan)
         self.net_.settings = replace(self.net_.settings, start_share=last)
         self._train(data)
 

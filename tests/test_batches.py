@@ -12,9 +12,10 @@ import torch
 from conftest import write_bigwig
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
-from regmask_sk._batches import WindowDataset, forced_bases
+from regmask_sk._batches import BatchShares, WindowDataset, batch_sizes, forced_bases
+from regmask_sk._processes import Processes
 from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.windows import Windows
@@ -267,3 +268,45 @@ def test_forced_bases_move_with_shifts_and_complements(
         seen.add(inputs["forced"].numpy().tobytes())
     assert len(seen) == 4
     assert "forced" not in WindowDataset(windows, no_covariates(40))[0][0]
+
+
+@given(st.integers(1, 5), st.integers(0, 60), st.integers(0, 9))
+def test_shares_of_batches_are_a_partition_of_them(n_processes: int, more: int, size: int) -> None:
+    n_rows, batch_size = n_processes + more, n_processes + size
+    sizes = batch_sizes(n_rows, batch_size, n_processes)
+    assert sum(sizes) == n_rows
+    assert min(sizes) >= n_processes
+    assert max(sizes) < batch_size + n_processes
+    plain = batch_sizes(n_rows, batch_size)
+    assert len(plain) == -(-n_rows // batch_size)
+    # Those of one process, but where the last batch would have too few rows.
+    assert sizes == plain if min(plain) >= n_processes else sizes[:-1] == plain[:-2]
+    shares = [
+        list(BatchShares(range(n_rows), batch_size, Processes(rank, n_processes)))  # type: ignore[arg-type]
+        for rank in range(n_processes)
+    ]
+    for size, *parts in zip(sizes, *shares, strict=True):
+        assert sum(map(len, parts)) == size
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    rows = [row for batch in zip(*shares, strict=True) for part in batch for row in part]
+    assert rows == list(range(n_rows))
+
+
+def test_processes_part_once_the_order_is_drawn() -> None:
+    orders, drawn = [], []
+    for rank in (0, 1):
+        torch.manual_seed(5)
+        shares = BatchShares(
+            RandomSampler(range(6)),  # type: ignore[arg-type]
+            3,
+            Processes(rank, 2),
+            part_ways=True,
+        )
+        orders.append(list(shares))
+        drawn.append(float(torch.rand(())))
+        assert len(shares) == 2
+    joined = [a + b for a, b in zip(*orders, strict=True)]
+    torch.manual_seed(5)
+    expected = list(RandomSampler(range(6)))  # type: ignore[arg-type]
+    assert joined == [expected[:3], expected[3:]]
+    assert drawn[0] != drawn[1]

@@ -33,7 +33,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\{?\w+\}?)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
+# Of accelerate launch and torchrun.
+LAUNCHER_OPTIONS = (
+    "--main_process_ip", "--mixed_precision", "--nnodes", "--nproc_per_node", "--num_machines",
+    "--num_processes", "--rdzv-endpoint",
+)  # fmt: skip
 OPTIONS_TABLE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 ESTIMATORS_TABLE = re.compile(r"(<!-- estimators -->\n).*?(<!-- end of estimators -->)", re.DOTALL)
 FILE_NAME = re.compile(r"`((?:\.ci|docs|examples|regmask_sk|tests)/[\w./-]*)`")
@@ -184,6 +189,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 @pytest.mark.parametrize("path", TEXTS, ids=page_id)
 def test_option_words_exist(path: Path) -> None:
     known = {word for parser in parsers().values() for word in parser._option_string_actions}
+    known |= set(LAUNCHER_OPTIONS)
     for script in (ROOT / "examples").glob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', script.read_text()))
     assert set(OPTION.findall(path.read_text())) <= known

@@ -78,6 +78,7 @@ class FixedMaskRegressor(MaskTransformer, RivalRegressor):
         n_workers: int,
         device: str,
         amp: bool | Literal["auto"],
+        accelerate: bool,
         random_state: int | np.random.RandomState | None,
         verbose: int,
     ) -> None:
@@ -98,6 +99,7 @@ class FixedMaskRegressor(MaskTransformer, RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

@@ -125,6 +125,7 @@ class RivalRegressor(NetworkRegressor):
         n_workers: int,
         device: str,
         amp: bool | Literal["auto"],
+        accelerate: bool,
         random_state: int | np.random.RandomState | None,
         verbose: int,
     ) -> None:
@@ -144,6 +145,7 @@ class RivalRegressor(NetworkRegressor):
         self.n_workers = n_workers
         self.device = device
         self.amp = amp
+        self.accelerate = accelerate
         self.random_state = random_state
         self.verbose = verbose
 

@@ -155,7 +155,7 @@ class BackboneRegressor(RivalRegressor):
         As in ``RegMaskRegressor``.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, learning_rate, \
             weight_decay, gradient_clip, ema_decay, validation_chroms, validation_fraction, \
-            warm_start, n_workers, device, amp, random_state, verbose
+            warm_start, n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``.
 
     Attributes
@@ -165,7 +165,7 @@ class BackboneRegressor(RivalRegressor):
     history_ : DataFrame
         One row an epoch: ``epoch, stage, train_loss, valid_loss, seconds``.
     channel_names_in_, n_features_in_, target_mean_, target_scale_, covariate_mean_, \
-            covariate_scale_, device_, scan_backend_
+            covariate_scale_, device_, scan_backend_, n_processes_
         As in ``RegMaskRegressor``.
 
     References
@@ -215,6 +215,7 @@ class BackboneRegressor(RivalRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -235,6 +236,7 @@ class BackboneRegressor(RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

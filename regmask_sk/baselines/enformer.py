@@ -144,7 +144,7 @@ class EnformerRegressor(RivalRegressor):
         Highest learning rate.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, weight_decay, \
             gradient_clip, ema_decay, validation_chroms, validation_fraction, warm_start, \
-            n_workers, device, amp, random_state, verbose
+            n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``.
 
     Attributes
@@ -219,6 +219,7 @@ class EnformerRegressor(RivalRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -239,6 +240,7 @@ class EnformerRegressor(RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

@@ -92,7 +92,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
         Layers of attention, and heads in each.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, learning_rate, \
             weight_decay, gradient_clip, ema_decay, validation_chroms, validation_fraction, \
-            warm_start, n_workers, device, amp, random_state, verbose
+            warm_start, n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``. Batch, learning rate, decay and loss are the published ones
         by default. `reverse_complement` is ``"none"`` or ``"augment"``.
 
@@ -190,6 +190,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -210,6 +211,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

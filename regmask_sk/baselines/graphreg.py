@@ -74,7 +74,7 @@ class GraphRegRegressor(RivalRegressor):
         last network.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, learning_rate, \
             weight_decay, gradient_clip, ema_decay, validation_chroms, validation_fraction, \
-            warm_start, n_workers, device, amp, random_state, verbose
+            warm_start, n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``.
 
     Attributes
@@ -85,7 +85,7 @@ class GraphRegRegressor(RivalRegressor):
         One row an epoch: ``epoch, stage, train_loss, valid_loss, seconds``. With `target_track`
         the training loss has both parts, the validation loss that of the genes alone.
     channel_names_in_, n_features_in_, target_mean_, target_scale_, covariate_mean_, \
-            covariate_scale_, device_, scan_backend_
+            covariate_scale_, device_, scan_backend_, n_processes_
         As in ``RegMaskRegressor``.
 
     Notes
@@ -152,6 +152,7 @@ class GraphRegRegressor(RivalRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -172,6 +173,7 @@ class GraphRegRegressor(RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

@@ -56,7 +56,7 @@ class PeakMaskRegressor(FixedMaskRegressor):
         As in ``RegMaskRegressor``.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, learning_rate, \
             weight_decay, gradient_clip, ema_decay, validation_chroms, validation_fraction, \
-            warm_start, n_workers, device, amp, random_state, verbose
+            warm_start, n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``.
 
     Attributes
@@ -72,7 +72,7 @@ class PeakMaskRegressor(FixedMaskRegressor):
     promoter_columns_ : slice
         Columns of the mask that are always kept.
     channel_names_in_, n_features_in_, target_mean_, target_scale_, covariate_mean_, \
-            covariate_scale_, device_, scan_backend_
+            covariate_scale_, device_, scan_backend_, n_processes_
         As in ``RegMaskRegressor``.
 
     See Also
@@ -152,6 +152,7 @@ class PeakMaskRegressor(FixedMaskRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -178,6 +179,7 @@ class PeakMaskRegressor(FixedMaskRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )

@@ -272,7 +272,7 @@ class PrismRegressor(RivalRegressor):
         As in ``RegMaskRegressor``, for the body, which is Caduceus.
     covariates, reverse_complement, loss, max_epochs, patience, batch_size, learning_rate, \
             weight_decay, gradient_clip, ema_decay, validation_chroms, validation_fraction, \
-            warm_start, n_workers, device, amp, random_state, verbose
+            warm_start, n_workers, device, amp, accelerate, random_state, verbose
         As in ``RegMaskRegressor``.
 
     Attributes
@@ -283,7 +283,7 @@ class PrismRegressor(RivalRegressor):
         One row an epoch: ``epoch, stage, train_loss, valid_loss, seconds``. ``train_loss`` is
         the sum of the three terms, ``valid_loss`` the loss of the prediction alone.
     channel_names_in_, n_features_in_, target_mean_, target_scale_, covariate_mean_, \
-            covariate_scale_, device_, scan_backend_
+            covariate_scale_, device_, scan_backend_, n_processes_
         As in ``RegMaskRegressor``.
 
     Notes
@@ -349,6 +349,7 @@ class PrismRegressor(RivalRegressor):
         n_workers: int = 0,
         device: str = "auto",
         amp: bool | Literal["auto"] = "auto",
+        accelerate: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -369,6 +370,7 @@ class PrismRegressor(RivalRegressor):
             n_workers=n_workers,
             device=device,
             amp=amp,
+            accelerate=accelerate,
             random_state=random_state,
             verbose=verbose,
         )
