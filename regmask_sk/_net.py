@@ -28,6 +28,7 @@ from regmask_sk._batches import Batch, WindowDataset
 from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
+from regmask_sk._reading import explained
 from regmask_sk.losses import regression_loss
 
 _LEARNED = 0.98  # of the constant prediction's loss: below it a stage has begun to learn
@@ -306,7 +307,8 @@ class WindowNet(NeuralNet):
         if self.progress_.epoch == 0:
             self.begin_stage(train)
         try:
-            self.fit_loop(train, epochs=1)
+            with explained(train, valid, n_workers=self.n_workers):
+                self.fit_loop(train, epochs=1)
         finally:
             self.train_split = None  # a pickled net takes no data along
         self.history.record("stage", stage.name)
@@ -410,9 +412,10 @@ class WindowNet(NeuralNet):
 
     def batches(self, dataset: Dataset[Batch]) -> Iterator[dict[str, Tensor]]:
         """Read the inputs of the rows of a dataset, in order, batch by batch, on the device."""
-        for batch in self.get_iterator(dataset, training=False):
-            inputs, _ = unpack_data(batch)
-            yield {name: to_device(value, self.device) for name, value in inputs.items()}
+        with explained(dataset, n_workers=self.n_workers):
+            for batch in self.get_iterator(dataset, training=False):
+                inputs, _ = unpack_data(batch)
+                yield {name: to_device(value, self.device) for name, value in inputs.items()}
 
     def filled_batches(self, dataset: WindowDataset) -> Iterator[tuple[dict[str, Tensor], int]]:
         """Batches, and how many of their rows count."""

@@ -31,6 +31,7 @@ from regmask_sk._batches import WindowDataset
 from regmask_sk._net import WindowNet
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import MaskSettings
+from regmask_sk._reading import explained, explaining
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise
 
@@ -187,10 +188,11 @@ class RegMaskNet(WindowNet):
         plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         sample = Subset(plain, range(0, len(train), step))
         parts, rooms = [], []
-        for batch in self.batches(sample):
-            with self.autocast():
-                parts.append(module.openness(batch["x"]))
-            rooms.append(module.room(batch.get("forced")))
+        with explained(sample, n_workers=self.n_workers):
+            for batch in self.batches(sample):
+                with self.autocast():
+                    parts.append(module.openness(batch["x"]))
+                rooms.append(module.room(batch.get("forced")))
         openness = torch.cat(parts)
         known = [room for room in rooms if room is not None]
         room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
@@ -202,6 +204,7 @@ class RegMaskNet(WindowNet):
                 _objectives.budget_shift(module, openness, self.settings.sparsity, "hard", room)
             )
 
+    @explaining
     @torch.no_grad()
     def predict_batches(self, dataset: WindowDataset, kind: MaskKind) -> Iterator[Tensor]:
         """Predictions of the rows of a dataset, in order, batch by batch.
@@ -226,6 +229,7 @@ class RegMaskNet(WindowNet):
                 output = module(**inputs, kind=kind)
             yield output.prediction[:n_rows].float().cpu()
 
+    @explaining
     @torch.no_grad()
     def mask_batches(
         self, dataset: WindowDataset, kind: MaskKind
@@ -252,6 +256,7 @@ class RegMaskNet(WindowNet):
             std = module.mask_std(gates, kind, forced)
             yield mask[:n_rows].float().cpu(), std[:n_rows].float().cpu()
 
+    @explaining
     @torch.no_grad()
     def sample_batches(
         self, dataset: WindowDataset, kind: MaskKind, n_samples: int

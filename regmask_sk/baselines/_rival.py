@@ -18,6 +18,7 @@ from regmask_sk._net import WindowNet
 from regmask_sk._network import NetworkRegressor
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import Settings, Stage
+from regmask_sk._reading import explaining
 from regmask_sk.ops.strands import reverse_complement
 
 
@@ -87,6 +88,7 @@ class RegressionNet(WindowNet):
         predicted = module(**inputs)
         return Outcome([predicted], None, predicted.new_zeros(()), predicted.new_ones(()))
 
+    @explaining
     @torch.no_grad()
     def predict_batches(self, dataset: Any) -> Iterator[Tensor]:
         """Predictions of the rows of a dataset, ``(batch, n_outputs)``, in order."""
