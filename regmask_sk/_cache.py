@@ -106,6 +106,20 @@ class MemoryStore:
                 self.nbytes += n_bytes
         return stored
 
+    def expected_bytes(self, windows: Windows) -> int:
+        """Bytes that the store will hold once these windows have been read.
+
+        Parameters
+        ----------
+        windows : Windows
+            The windows; one of them is read.
+        """
+        missing = _missing_rows(windows, self._rows)
+        if not missing:
+            return self.nbytes
+        each = sum(array.nbytes for array in self.row(windows, missing[0]))
+        return min(self.nbytes + each * (len(missing) - 1), self.max_bytes)
+
     def fill(self, windows: Windows) -> None:
         """Read the rows that are not here yet.
 

@@ -19,13 +19,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
+from regmask_sk._base import WindowArray, resolve_device
 from regmask_sk._batches import WindowDataset
 from regmask_sk._checkpoint import Checkpoint, Unfinished, digest
 from regmask_sk._encoding import encode
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
+from regmask_sk._sizing import SizedEstimator
 from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.ops.selective_scan import scan_backend
@@ -56,7 +57,7 @@ class TrainingData:
         return regression_loss(torch.zeros_like(target), target, weight, loss=self.loss).item()
 
 
-class NetworkRegressor(RegressorMixin, WindowEstimator):
+class NetworkRegressor(RegressorMixin, SizedEstimator):
     """Base of regressors whose model is a torch network, trained through skorch.
 
     It standardises targets and covariates on the training rows, holds out whole chromosomes,
@@ -70,7 +71,6 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     loss: Literal["squared_error", "huber"]
     max_epochs: int
     patience: int
-    batch_size: int
     learning_rate: float
     weight_decay: float
     gradient_clip: float
@@ -98,6 +98,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         "target_scale_",
         "covariate_mean_",
         "covariate_scale_",
+        "batch_size_",
         "_target_ndim",
         "_seed",
         "_channel_complement",
@@ -199,6 +200,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             If `checkpoint` cannot be written.
         FloatingPointError
             If the loss becomes NaN or infinite.
+        MemoryError
+            If memory runs out, with what was needed by the estimate; or if ``batch_size="auto"``
+            and not even one window fits.
         """
         goes_on = self.warm_start and hasattr(self, "net_")
         if resume and (checkpoint is None or goes_on):
@@ -216,11 +220,16 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         left = file.read() if file is not None and resume else None
         if file is not None and not resume:
             file.check_replaceable()
-        if goes_on:
-            self._build_from_last(data.constant_loss)
+        if left is not None and "batch_size" in left.values:  # the free memory may be another now
+            self.batch_size_ = left.values["batch_size"]
         else:
-            self._build(data.constant_loss)
-        self._train(data, file, left)
+            self.batch_size_ = self._automatic_size(None, X, y)
+        with self._memory_explained("fit", X, y):
+            if goes_on:
+                self._build_from_last(data.constant_loss)
+            else:
+                self._build(data.constant_loss)
+            self._train(data, file, left)
         return self
 
     def _identity(self, X: Any, data: TrainingData) -> dict[str, Any]:
@@ -266,7 +275,12 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """
         begun = hasattr(self, "net_")
         data = self._begin(X, y, sample_weight, groups, reset=not begun, note=not begun)
-        with torch.random.fork_rng(devices=self._cuda_devices()):
+        if not begun:
+            self.batch_size_ = self._automatic_size(None, X, y)
+        with (
+            self._memory_explained("partial_fit", X, y),
+            torch.random.fork_rng(devices=self._cuda_devices()),
+        ):
             if not begun:
                 self._build(data.constant_loss)
                 self.net_.start()
@@ -420,6 +434,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                     if checkpoint is not None:
                         state = self.net_.unfinished()
                         state.values["epochs_done"] = self._epochs_done
+                        state.values["batch_size"] = self.batch_size_
                         done = self.net_.finished
                         checkpoint.write(state, epochs=self._epochs_done, finished=done)
                     last = self.net_.history[-1]
@@ -461,7 +476,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """
         check_is_fitted(self, "net_")
         windows = self._check_windows(X, reset=False)
-        return self._to_target_unit(list(self._read_predictions(windows)))
+        with self._memory_explained("predict", X):
+            return self._to_target_unit(list(self._read_predictions(windows)))
 
     def _dataset(self, X: WindowArray, **options: Any) -> WindowDataset:
         """Rows to predict."""
@@ -491,6 +507,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             if name != "history":
                 setattr(self, name, value)
         check_parameters(self)
+        if not hasattr(self, "batch_size_"):  # of a model that an earlier version saved
+            self.batch_size_ = int(self.batch_size)
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
 

@@ -37,6 +37,29 @@ from regmask_sk.ops.gates import logistic_noise
 
 _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met, ...
 _CALIBRATION_GATES = 2**25  # ... fewer of long ones at a fine grain: 128 MiB of gates
+_CALIBRATION_COPIES = 5  # of them: batch by batch, together, shifted, as gates, as shares
+
+
+def calibration_windows(n_gates: int) -> int:
+    """Most windows whose gates are looked at to meet the budget.
+
+    Examples
+    --------
+    >>> calibration_windows(125), calibration_windows(200_000)
+    (2048, 167)
+    """
+    return max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // n_gates), 1)
+
+
+def calibration_bytes(n_windows: int, n_gates: int) -> int:
+    """Bytes of the gates of a training's windows while the budget is met.
+
+    Examples
+    --------
+    >>> calibration_bytes(1000, 125)
+    2500000
+    """
+    return _CALIBRATION_COPIES * 4 * n_gates * min(n_windows, calibration_windows(n_gates))
 
 
 class RegMaskNet(WindowNet):
@@ -183,8 +206,7 @@ class RegMaskNet(WindowNet):
         module = self.ready_module.eval()
         if self.stage.name == "joint":
             return
-        n_windows = max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // module.n_gates), 1)
-        step = -(-len(train) // n_windows)
+        step = -(-len(train) // calibration_windows(module.n_gates))
         plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         sample = Subset(plain, range(0, len(train), step))
         parts, rooms = [], []

@@ -116,7 +116,7 @@ class RivalRegressor(NetworkRegressor):
         loss: Literal["squared_error", "huber"],
         max_epochs: int,
         patience: int,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         learning_rate: float,
         weight_decay: float,
         gradient_clip: float,
@@ -160,7 +160,7 @@ class RivalRegressor(NetworkRegressor):
         return RegressionNet(
             cast(WindowModel, module),
             settings=Settings(**settings, stages=stages),
-            batch_size=self.batch_size,
+            batch_size=self.batch_size_,
             n_workers=self.n_workers,
             device=self.device_,
         )
