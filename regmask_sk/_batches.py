@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from regmask_sk._processes import Processes
+from regmask_sk._reading import WorkerLog, read_row
 from regmask_sk._regions import ForcedRegions
 from regmask_sk.windows import Windows
 
@@ -162,6 +163,18 @@ class WindowDataset(Dataset[Batch]):
         self.augment = augment
         self.complement = None if complement is None else list(complement)
         self.extras = extras
+        self.log: WorkerLog | None = None
+
+    def watch(self, n_workers: int) -> None:
+        """Have loader workers note what they read, for the message about one that dies.
+
+        Parameters
+        ----------
+        n_workers : int
+            Number of workers.
+        """
+        if isinstance(self.x, Windows) and (self.log is None or len(self.log) != n_workers):
+            self.log = WorkerLog(n_workers)
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -178,7 +191,9 @@ class WindowDataset(Dataset[Batch]):
             shifts = torch.randint(-jitter, jitter + 1, (len(rows),)).tolist()
             x = np.empty((len(rows), *self.x.shape[1:]), np.float32)
             for out, row, shift in zip(x, rows, shifts, strict=True):
-                self.x.read(row, shift, out=out)
+                read_row(self.x, row, shift, out, self.log)
+            if self.log is not None:
+                self.log.end()
             if self.forced is not None:
                 forced = forced_bases(self.x, self.forced, rows, shifts)
         else:

@@ -124,6 +124,16 @@ class MemoryStore:
             for source in windows.sources[: self.n_sources]
         )
 
+    def expected_bytes(self, windows: Windows) -> int:
+        """Bytes that the store will hold once these windows have been read.
+
+        Parameters
+        ----------
+        windows : Windows
+            The windows; one of them is read.
+        """
+        return min(self.nbytes + self.estimate(windows).missing, self.max_bytes)
+
     def fill(self, windows: Windows) -> None:
         """Read the rows that are not here yet.
 

@@ -15,7 +15,7 @@ from regmask_sk._network import NetworkRegressor, TrainingData
 from regmask_sk._parameters import check_evidence_tracks
 from regmask_sk._plan import MaskSettings, Stage
 from regmask_sk._regions import ForcedRegions, Regions
-from regmask_sk._training import RegMaskNet
+from regmask_sk._training import RegMaskNet, calibration_bytes
 from regmask_sk.distributions import DistributionName
 from regmask_sk.generator import Evidence
 from regmask_sk.losses import Continuity
@@ -127,6 +127,13 @@ class MaskedFit(NetworkRegressor):
         """Set the shifts by which masks keep the budget."""
         self.net_.calibrate(data.train)
 
+    def _bytes_after_stages(self, n_windows: int, length: int) -> float:
+        """Bytes by which the budget is met: gates of a sample of the windows, and copies."""
+        if self.training == "joint":
+            return 0.0
+        base_pairs_a_gate = -(-self.n_features_in_ // self.net_.module_.n_gates)
+        return calibration_bytes(n_windows, -(-length // base_pairs_a_gate))
+
     def _make_net(
         self, module: nn.Module, settings: dict[str, Any], plan: tuple[Stage, ...] | None
     ) -> RegMaskNet:
@@ -147,7 +154,7 @@ class MaskedFit(NetworkRegressor):
                 prior_mean=self.prior_mean,
                 prior_concentration=self.prior_concentration,
             ),
-            batch_size=self.batch_size,
+            batch_size=self.batch_size_,
             n_workers=self.n_workers,
             device=self.device_,
         )

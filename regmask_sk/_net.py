@@ -32,6 +32,7 @@ from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk._processes import ALONE, Processes
+from regmask_sk._reading import explained
 from regmask_sk._shared_norms import share_norms, unshare_norms
 from regmask_sk._turns import turn
 from regmask_sk.losses import regression_loss
@@ -360,7 +361,8 @@ class WindowNet(NeuralNet):
         if self.progress_.epoch == 0:
             self.begin_stage(train)
         try:
-            self.fit_loop(train, epochs=1)
+            with explained(train, valid, n_workers=self.n_workers):
+                self.fit_loop(train, epochs=1)
         finally:
             self.train_split = None  # a pickled net takes no data along
         self.history.record("stage", stage.name)
@@ -491,15 +493,16 @@ class WindowNet(NeuralNet):
 
     def batches(self, dataset: Dataset[Batch]) -> Iterator[dict[str, Tensor]]:
         """Read the inputs of the rows of a dataset, in order, batch by batch, on the device."""
-        with turn():  # a loader draws, whether it needs to or not
-            loader = iter(super().get_iterator(dataset, training=False))
-        while True:
-            with turn():
-                batch = next(loader, None)
-            if batch is None:
-                return
-            inputs, _ = unpack_data(batch)
-            yield {name: to_device(value, self.device) for name, value in inputs.items()}
+        with explained(dataset, n_workers=self.n_workers):
+            with turn():  # a loader draws, whether it needs to or not
+                loader = iter(super().get_iterator(dataset, training=False))
+            while True:
+                with turn():
+                    batch = next(loader, None)
+                if batch is None:
+                    return
+                inputs, _ = unpack_data(batch)
+                yield {name: to_device(value, self.device) for name, value in inputs.items()}
 
     def filled_batches(self, dataset: WindowDataset) -> Iterator[tuple[dict[str, Tensor], int]]:
         """Batches, and how many of their rows count."""

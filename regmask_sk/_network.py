@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from regmask_sk._base import WindowArray, WindowEstimator, resolve_device
+from regmask_sk._base import WindowArray, resolve_device
 from regmask_sk._batches import WindowDataset
 from regmask_sk._checkpoint import Checkpoint, Unfinished
 from regmask_sk._identity import fit_identity, shared_identity
@@ -27,6 +27,7 @@ from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
 from regmask_sk._processes import ALONE, Processes, join
+from regmask_sk._sizing import SizedEstimator
 from regmask_sk._turns import own_random_numbers
 from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.losses import RegressionLoss, regression_loss
@@ -65,7 +66,7 @@ class TrainingData:
         return regression_loss(torch.zeros_like(target), target, weight, loss=self.loss).item()
 
 
-class NetworkRegressor(RegressorMixin, WindowEstimator):
+class NetworkRegressor(RegressorMixin, SizedEstimator):
     """Base of regressors whose model is a torch network, trained through skorch.
 
     It standardises targets and covariates on the training rows, holds out whole chromosomes,
@@ -79,7 +80,6 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
     loss: Literal["squared_error", "huber"]
     max_epochs: int
     patience: int
-    batch_size: int
     learning_rate: float
     weight_decay: float
     gradient_clip: float
@@ -109,6 +109,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         "target_scale_",
         "covariate_mean_",
         "covariate_scale_",
+        "batch_size_",
         "_target_ndim",
         "_seed",
         "_channel_complement",
@@ -220,6 +221,9 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             rows; a ``RuntimeError``.
         ConnectionError
             If `accelerate` is true and another process is gone.
+        MemoryError
+            If memory runs out, with what was needed by the estimate; or if ``batch_size="auto"``
+            and not even one window fits.
         """
         goes_on = self.warm_start and hasattr(self, "net_")
         if resume and (checkpoint is None or goes_on):
@@ -236,12 +240,17 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         file, left = None, None
         if checkpoint is not None:
             file, left = self._open_checkpoint(checkpoint, resume, X, data)
-        with data.processes.together():
-            if goes_on:
-                self._build_from_last(data)
-            else:
-                self._build(data.constant_loss, processes=data.processes)
-        self._train(data, file, left, callback)
+        if left is not None and "batch_size" in left.values:  # the free memory may be another now
+            self.batch_size_ = left.values["batch_size"]
+        else:
+            self._set_batch_size(X, y, data)
+        with self._memory_explained("fit", X, y):
+            with data.processes.together():
+                if goes_on:
+                    self._build_from_last(data)
+                else:
+                    self._build(data.constant_loss, processes=data.processes)
+            self._train(data, file, left, callback)
         return self
 
     def _open_checkpoint(
@@ -260,6 +269,13 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
 
         left = data.processes.from_main(on_main)
         return (opened[0] if opened else None), left
+
+    def _set_batch_size(self, X: Any, y: ArrayLike, data: TrainingData) -> None:
+        """Settle the batch size: of several processes the main one's free memory decides.
+
+        A batch is shared by the processes, so that none holds more than the main one counted on.
+        """
+        self.batch_size_ = data.processes.from_main(lambda: self._automatic_size(None, X, y))
 
     @property
     def _known(self) -> dict[str, Any]:
@@ -314,9 +330,10 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                 "Launch as many as before, or begin anew with a clone of the estimator."
             )
         if not begun:
+            self._set_batch_size(X, y, data)
             with data.processes.together():
                 self._build(data.constant_loss, processes=data.processes)
-        with self._training(data):
+        with self._memory_explained("partial_fit", X, y), self._training(data):
             if not begun:
                 self.net_.start()
             self._train_epoch(data)
@@ -511,6 +528,7 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
                     if checkpoint is not None:
                         state = self.net_.unfinished()
                         state.values["epochs_done"] = self._epochs_done
+                        state.values["batch_size"] = self.batch_size_
                         done = self.net_.finished
                         checkpoint.write(state, epochs=self._epochs_done, finished=done)
                     if callback is not None:
@@ -560,7 +578,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
         """
         check_is_fitted(self, "net_")
         windows = self._check_windows(X, reset=False)
-        return self._to_target_unit(list(self._read_predictions(windows)))
+        with self._memory_explained("predict", X):
+            return self._to_target_unit(list(self._read_predictions(windows)))
 
     def _dataset(self, X: WindowArray, **options: Any) -> WindowDataset:
         """Rows to predict."""
@@ -590,6 +609,8 @@ class NetworkRegressor(RegressorMixin, WindowEstimator):
             if name != "history":
                 setattr(self, name, value)
         check_parameters(self)
+        if not hasattr(self, "batch_size_"):  # of a model that an earlier version saved
+            self.batch_size_ = int(self.batch_size)
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
         self._epochs_done = len(state["history"])

@@ -121,7 +121,12 @@ def check_parameters(estimator: Any) -> None:
         if math.isnan(value):
             raise ValueError(f"{name} is NaN; expected a number from {low} to {high}.")
     for name, least in _INTEGERS:
-        if name in given and not (given[name] is None and name in optional):
+        if name == "batch_size" and isinstance(given.get(name), str):
+            if given[name] != "auto":
+                raise ValueError(
+                    f"batch_size={given[name]!r}; expected a whole number, 1 or more, or 'auto'."
+                )
+        elif name in given and not (given[name] is None and name in optional):
             check_scalar(given[name], name, Integral, min_val=least)
     mask_resolution = given.get("mask_resolution")
     if mask_resolution is not None and given["resolution"] % mask_resolution:

@@ -32,11 +32,35 @@ from regmask_sk._net import WindowNet
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import MaskSettings
 from regmask_sk._processes import ALONE
+from regmask_sk._reading import explained, explaining
 from regmask_sk.masking import MaskedExpressionModel, MaskKind, Room
 from regmask_sk.ops.gates import logistic_noise
 
 _CALIBRATION_WINDOWS = 2048  # training windows on which the budget is met, ...
 _CALIBRATION_GATES = 2**25  # ... fewer of long ones at a fine grain: 128 MiB of gates
+_CALIBRATION_COPIES = 5  # of them: batch by batch, together, shifted, as gates, as shares
+
+
+def calibration_windows(n_gates: int) -> int:
+    """Most windows whose gates are looked at to meet the budget.
+
+    Examples
+    --------
+    >>> calibration_windows(125), calibration_windows(200_000)
+    (2048, 167)
+    """
+    return max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // n_gates), 1)
+
+
+def calibration_bytes(n_windows: int, n_gates: int) -> int:
+    """Bytes of the gates of a training's windows while the budget is met.
+
+    Examples
+    --------
+    >>> calibration_bytes(1000, 125)
+    2500000
+    """
+    return _CALIBRATION_COPIES * 4 * n_gates * min(n_windows, calibration_windows(n_gates))
 
 
 class RegMaskNet(WindowNet):
@@ -186,8 +210,7 @@ class RegMaskNet(WindowNet):
         module = self.ready_module.eval()
         if self.stage.name == "joint":
             return
-        n_windows = max(min(_CALIBRATION_WINDOWS, _CALIBRATION_GATES // module.n_gates), 1)
-        step = -(-len(train) // n_windows)
+        step = -(-len(train) // calibration_windows(module.n_gates))
         plain = WindowDataset(train.x, train.covariates, forced=train.forced)
         rows, processes = range(0, len(train), step), self.processes
         if len(rows) >= processes.count:
@@ -197,10 +220,11 @@ class RegMaskNet(WindowNet):
             processes = ALONE  # each reads them all
         sample = Subset(plain, rows)
         parts, rooms = [], []
-        for batch in self.batches(sample):
-            with self.autocast():
-                parts.append(module.openness(batch["x"]))
-            rooms.append(module.room(batch.get("forced")))
+        with explained(sample, n_workers=self.n_workers):
+            for batch in self.batches(sample):
+                with self.autocast():
+                    parts.append(module.openness(batch["x"]))
+                rooms.append(module.room(batch.get("forced")))
         openness = torch.cat(parts)
         known = [room for room in rooms if room is not None]
         room = Room(*map(torch.cat, zip(*known, strict=True))) if known else None
@@ -213,6 +237,7 @@ class RegMaskNet(WindowNet):
                 _objectives.budget_shift(module, openness, budget, "hard", room, processes)
             )
 
+    @explaining
     @torch.no_grad()
     def predict_batches(self, dataset: WindowDataset, kind: MaskKind) -> Iterator[Tensor]:
         """Predictions of the rows of a dataset, in order, batch by batch.
@@ -237,6 +262,7 @@ class RegMaskNet(WindowNet):
                 output = module(**inputs, kind=kind)
             yield output.prediction[:n_rows].float().cpu()
 
+    @explaining
     @torch.no_grad()
     def mask_batches(
         self, dataset: WindowDataset, kind: MaskKind
@@ -263,6 +289,7 @@ class RegMaskNet(WindowNet):
             std = module.mask_std(gates, kind, forced)
             yield mask[:n_rows].float().cpu(), std[:n_rows].float().cpu()
 
+    @explaining
     @torch.no_grad()
     def sample_batches(
         self, dataset: WindowDataset, kind: MaskKind, n_samples: int

@@ -11,7 +11,7 @@ import struct
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +81,8 @@ class Reader(ABC):
         self._located: dict[str, tuple[str, int]] | None = None
         self._sizes: dict[str, int] | None = None
         self._signature: tuple[int, int] | None = None
+        # Called before each read; loader workers note by it which file they are at.
+        self.on_read: Callable[[], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "chrom_alias": self.chrom_alias}
@@ -114,13 +116,18 @@ class Reader(ABC):
             If the file has changed since this reader opened it.
         """
         self._chroms()
+        size, changed = self._check_unchanged()
+        alias = sorted(self.chrom_alias.items())
+        return f"{self.kind}|{self.path.resolve()}|{size}|{changed}|{alias}"
+
+    def _check_unchanged(self) -> tuple[int, int]:
+        """Give size and time of change, which are those that the file had at first."""
         found = self._stat()
         if found != self._signature:
             raise ValueError(
                 f"{self.kind} {self.path} has changed on disk since it was opened. Fit again."
             )
-        alias = sorted(self.chrom_alias.items())
-        return f"{self.kind}|{self.path.resolve()}|{found[0]}|{found[1]}|{alias}"
+        return found
 
     def close(self) -> None:
         """Close the handle of this thread; the next read opens it again."""
@@ -153,8 +160,11 @@ class Reader(ABC):
 
     def _handle(self) -> Any:
         local = self._local
+        if self.on_read is not None:
+            self.on_read()
         if getattr(local, "pid", None) != os.getpid():
             self._chroms()
+            self._check_unchanged()
             local.handle = self._open()
             local.pid = os.getpid()
         return local.handle
@@ -172,6 +182,11 @@ class Reader(ABC):
         return name, min(max(start, 0), size), min(max(end, 0), size)
 
     def _broken(self, cause: object) -> ValueError:
+        if self._located is not None:  # it was whole when it was opened
+            try:
+                self._check_unchanged()
+            except (OSError, ValueError) as error:
+                return ValueError(str(error))
         return ValueError(
             f"{self.kind} {self.path} cannot be read: {cause}. Check that it is complete and of "
             "the right kind."

@@ -136,8 +136,11 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
     patience : int, default=15
         Epochs without a better validation loss after which a stage ends. They are counted
         only once the stage predicts better than a constant.
-    batch_size : int, default=32
-        Windows a step, those of all processes together.
+    batch_size : int or "auto", default=32
+        Windows a step, those of all processes together. ``"auto"`` takes the default where
+        memory allows, and otherwise the largest power of two whose estimate
+        (:meth:`estimate_memory`) fits in 60 % of the memory that is free when the fit begins:
+        the same on the same machine with as much memory free.
     learning_rate : float, default=0.003
         Peak of the one-cycle schedule of each stage (AdamW).
     weight_decay : float, default=0.01
@@ -193,8 +196,8 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         Standardisation of the covariates, from the training rows.
     device_ : str
         Device that the fit ran on.
-    n_processes_ : int
-        Number of processes that shared the fit; see `accelerate`.
+    batch_size_ : int
+        Windows a step, those of ``predict`` and ``transform`` included.
     scan_backend_ : str or None
         What computes the scans of the bodies that have any; see
         :func:`regmask_sk.ops.selective_scan.scan_backend`.
@@ -250,7 +253,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         generator_epochs: int | None = None,
         finetune_epochs: int | None = None,
         patience: int = 15,
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         learning_rate: float = 0.003,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
@@ -376,12 +379,13 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         masks = np.empty((int(windows.shape[0]), self.n_features_in_), np.float32)
         stds = np.empty_like(masks) if return_std else None
         start = 0
-        for mask, std in self.net_.mask_batches(self._dataset(windows), self.mask):
-            rows = slice(start, start + len(mask))
-            masks[rows] = mask.numpy()
-            if stds is not None:
-                stds[rows] = std.numpy()
-            start = rows.stop
+        with self._memory_explained("transform", X):
+            for mask, std in self.net_.mask_batches(self._dataset(windows), self.mask):
+                rows = slice(start, start + len(mask))
+                masks[rows] = mask.numpy()
+                if stds is not None:
+                    stds[rows] = std.numpy()
+                start = rows.stop
         return masks if stds is None else MaskMoments(masks, stds)
 
     def predict_samples(
@@ -424,7 +428,8 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         check_is_fitted(self, "net_")
         check_scalar(n_samples, "n_samples", Integral, min_val=1)
         windows = self._check_windows(X, reset=False)
-        with own_random_numbers(int(check_random_state(random_state).randint(2**31 - 1))):
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        with self._memory_explained("predict_samples", X), own_random_numbers(seed):
             drawn = self.net_.sample_batches(self._dataset(windows), self.mask, n_samples)
             return self._to_target_unit(list(drawn))
 
@@ -460,7 +465,8 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
             raise ValueError("masks must lie in [0, 1]; found values outside, or missing ones.")
         # Taken as they are: no region is closed or opened in them.
         dataset = self._dataset(windows, masks=np.broadcast_to(given, shape), forced=None)
-        return self._to_target_unit(list(self.net_.predict_batches(dataset, self.mask)))
+        with self._memory_explained("predict_masked", X):
+            return self._to_target_unit(list(self.net_.predict_batches(dataset, self.mask)))
 
     def _read_predictions(self, X: WindowArray) -> Iterator[torch.Tensor]:
         return self.net_.predict_batches(self._dataset(X), self.mask)

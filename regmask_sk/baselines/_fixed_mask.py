@@ -67,7 +67,7 @@ class FixedMaskRegressor(MaskTransformer, RivalRegressor):
         loss: Literal["squared_error", "huber"],
         max_epochs: int,
         patience: int,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         learning_rate: float,
         weight_decay: float,
         gradient_clip: float,

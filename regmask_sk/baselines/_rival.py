@@ -18,6 +18,7 @@ from regmask_sk._net import WindowNet
 from regmask_sk._network import NetworkRegressor
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import Settings, Stage
+from regmask_sk._reading import explaining
 from regmask_sk.ops.strands import reverse_complement
 
 
@@ -87,6 +88,7 @@ class RegressionNet(WindowNet):
         predicted = module(**inputs)
         return Outcome([predicted], None, predicted.new_zeros(()), predicted.new_ones(()))
 
+    @explaining
     @torch.no_grad()
     def predict_batches(self, dataset: Any) -> Iterator[Tensor]:
         """Predictions of the rows of a dataset, ``(batch, n_outputs)``, in order."""
@@ -114,7 +116,7 @@ class RivalRegressor(NetworkRegressor):
         loss: Literal["squared_error", "huber"],
         max_epochs: int,
         patience: int,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         learning_rate: float,
         weight_decay: float,
         gradient_clip: float,
@@ -160,7 +162,7 @@ class RivalRegressor(NetworkRegressor):
         return RegressionNet(
             cast(WindowModel, module),
             settings=Settings(**settings, stages=stages),
-            batch_size=self.batch_size,
+            batch_size=self.batch_size_,
             n_workers=self.n_workers,
             device=self.device_,
         )

@@ -179,7 +179,7 @@ class EPInformerRegressor(TransformerMixin, RivalRegressor):
         loss: Literal["squared_error", "huber"] = "huber",
         max_epochs: int = 30,
         patience: int = 15,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
         learning_rate: float = 0.0005,
         weight_decay: float = 1e-6,
         gradient_clip: float = 1.0,

@@ -141,7 +141,7 @@ class GraphRegRegressor(RivalRegressor):
         loss: Literal["squared_error", "huber"] = "squared_error",
         max_epochs: int = 30,
         patience: int = 15,
-        batch_size: int = 32,
+        batch_size: int | Literal["auto"] = 32,
         learning_rate: float = 0.003,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from regmask_sk.cli.shared_options import genome_options, loci_options, window_options
 from regmask_sk.cli.values import (
     count,
+    count_or_auto,
     length_or_auto,
     name_list,
     natural,
@@ -100,7 +101,9 @@ def benchmark_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--n-layers", type=count, metavar="N")
     model.add_argument("--reverse-complement", choices=("none", "augment", "ph", "ps"))
     model.add_argument("--max-epochs", type=count, metavar="N")
-    model.add_argument("--batch-size", type=count, metavar="N")
+    model.add_argument(
+        "--batch-size", type=count_or_auto, metavar="N", help='windows a step, or "auto"'
+    )
     model.add_argument("--learning-rate", type=positive, metavar="F")
     model.add_argument("--weight-decay", type=non_negative, metavar="F")
     model.add_argument("--n-workers", type=natural, metavar="N", help="processes that read files")

@@ -181,6 +181,8 @@ def _model_and_loci(args: argparse.Namespace) -> tuple[Any, pd.DataFrame, dict[s
                 _check_file(f"--track {name}{cell and f'@{cell}'}=FILE", path)
     if args.batch_size is not None:
         model[-1].set_params(batch_size=args.batch_size)
+        if hasattr(model[-1], "net_"):  # which has read the parameter already
+            model[-1].batch_size_ = model[-1].net_.batch_size = args.batch_size
     return model, loci, notes
 
 

@@ -21,7 +21,9 @@ _OPTION_WORDS = (
     "validation_chroms", "validation_fraction", "min_width", "merge_gap", "name_attribute",
 )  # fmt: skip
 # Errors whose message says it all. Any other shows its type, and where it came from on request.
-_EXPECTED = (OSError, ValueError, TypeError, RuntimeError, FloatingPointError, ImportError)
+_EXPECTED = (
+    OSError, ValueError, TypeError, RuntimeError, FloatingPointError, ImportError, MemoryError,
+)  # fmt: skip
 
 
 class UserInterrupt(BaseException):
@@ -64,7 +66,7 @@ def one_line(error: BaseException) -> str:
     'unknown chromosome; give --chrom-alias'
     """
     text = _in_words_of_options(str(error.args[0] if isinstance(error, KeyError) else error))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) and "memory" not in text:
         return f"out of memory {text}; take a smaller --batch-size or --length"
     if not text or not isinstance(error, _EXPECTED):
         return f"{type(error).__name__} {text}; --debug shows where"

@@ -17,6 +17,7 @@ from regmask_sk.cli.shared_options import (
 )
 from regmask_sk.cli.values import (
     count,
+    count_or_auto,
     existing_file,
     length_or_auto,
     name_list,
@@ -171,7 +172,12 @@ def _fit_options(
             f"--{stage}-epochs", type=natural, metavar="N", help="of decoupled training"
         )
     model.add_argument("--patience", type=count, metavar="N", help="epochs, of early stopping")
-    model.add_argument("--batch-size", type=count, metavar="N")
+    model.add_argument(
+        "--batch-size",
+        type=count_or_auto,
+        metavar="N",
+        help='windows a step; "auto": as many, up to the default, as fit in 60 %% of free memory',
+    )
     model.add_argument("--learning-rate", type=positive, metavar="F")
     model.add_argument("--weight-decay", type=non_negative, metavar="F")
     model.add_argument("--loss", choices=("squared_error", "huber"))

@@ -37,6 +37,11 @@ def length_or_auto(text: str) -> int | str:
     return text if text == "auto" else int(natural(text))
 
 
+def count_or_auto(text: str) -> int | str:
+    """Accept a whole number, 1 or more, or "auto"."""
+    return text if text == "auto" else int(count(text))
+
+
 def two_shares(text: str) -> tuple[float, float]:
     """Accept LOW:HIGH, two shares."""
     low, colon, high = text.partition(":")
