@@ -74,7 +74,7 @@ def test_two_processes_come_to_the_weights_of_one(both: list[dict[str, Any]], fi
     for name, value in expected["weights"].items():
         if not name.endswith(WITHOUT_EFFECT):
             given = np.array(found["weights"][name])
-            np.testing.assert_allclose(given, value, rtol=0, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(given, value, rtol=0, atol=5e-5, err_msg=name)
     np.testing.assert_allclose(found["predicted"], expected["predicted"], atol=3e-3)
     for name, value in expected["history"].items():
         if name in ("stage", "epoch"):
