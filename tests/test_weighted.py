@@ -29,3 +29,5 @@ def test_scores_are_those_of_scikit_learn(seed: int, n: int, n_groups: int) -> N
     else:
         expected = roc_auc_score(labels, scores, sample_weight=weight)
         assert ranking.roc_auc(weights) == pytest.approx(expected)
+    both = (ranking.average_precision(weights), ranking.roc_auc(weights))
+    np.testing.assert_array_equal(ranking.both(weights), both)

@@ -30,34 +30,47 @@ class WeightedRanking:
     def __init__(
         self, scores: NDArray[np.floating], labels: NDArray[np.bool_], groups: NDArray[np.integer]
     ) -> None:
-        order = np.argsort(-scores, kind="stable")
-        ranked = scores[order]
-        self.labels = labels[order]
-        self.groups = groups[order].astype(np.int32)
-        #: Last place of each distinct score, the largest first.
-        self.ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        distinct, rank = np.unique(-scores, return_inverse=True)
+        n_groups = int(groups.max()) + 1 if len(groups) else 1
+        # Bases of one score and one group weigh alike: they are counted together.
+        cells, cell = np.unique(rank * n_groups + groups, return_inverse=True)
+        self.positives = np.bincount(cell, labels, minlength=len(cells))
+        self.negatives = np.bincount(cell, minlength=len(cells)) - self.positives
+        self.groups = cells % n_groups
+        #: Last cell of each distinct score, the largest first.
+        self.ends = np.searchsorted(cells, (np.arange(len(distinct)) + 1) * n_groups) - 1
 
     def _counts(
         self, weights: NDArray[np.integer]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weight of the positives, and of the negatives, down to each distinct score."""
         weight = weights.astype(np.float64)[self.groups]
-        positive = np.where(self.labels, weight, 0.0)
-        hits = positive.cumsum()[self.ends]
-        return hits, weight.cumsum()[self.ends] - hits
+        hits = (weight * self.positives).cumsum()[self.ends]
+        return hits, (weight * self.negatives).cumsum()[self.ends]
 
     def roc_auc(self, weights: NDArray[np.integer]) -> float:
         """Area under the ROC curve; NaN without positives or negatives."""
-        hits, misses = self._counts(weights)
+        return self._roc_auc(*self._counts(weights))
+
+    def average_precision(self, weights: NDArray[np.integer]) -> float:
+        """Average precision; NaN without positives."""
+        return self._average_precision(*self._counts(weights))
+
+    def both(self, weights: NDArray[np.integer]) -> tuple[float, float]:
+        """Average precision, and area under the ROC curve."""
+        counts = self._counts(weights)
+        return self._average_precision(*counts), self._roc_auc(*counts)
+
+    @staticmethod
+    def _roc_auc(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
         if not hits[-1] or not misses[-1]:
             return float("nan")
         rise = np.diff(misses, prepend=0.0)
         middle = hits - 0.5 * np.diff(hits, prepend=0.0)
         return float((rise * middle).sum() / (hits[-1] * misses[-1]))
 
-    def average_precision(self, weights: NDArray[np.integer]) -> float:
-        """Average precision; NaN without positives."""
-        hits, misses = self._counts(weights)
+    @staticmethod
+    def _average_precision(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> float:
         if not hits[-1]:
             return float("nan")
         seen = hits + misses

@@ -214,8 +214,8 @@ def _intervals(
     """Intervals of average precision and of the area under the ROC curve."""
     names, codes = np.unique(chroms, return_inverse=True)
     ranking = WeightedRanking(scores.ravel(), truth.ravel(), np.repeat(codes, scores.shape[1]))
-    weights = list(chromosome_weights(len(names), n_resamples, seed))
+    draws = [ranking.both(w) for w in chromosome_weights(len(names), n_resamples, seed)]
     return (
-        percentile_interval([ranking.average_precision(w) for w in weights], level),
-        percentile_interval([ranking.roc_auc(w) for w in weights], level),
+        percentile_interval([precision for precision, _ in draws], level),
+        percentile_interval([area for _, area in draws], level),
     )
