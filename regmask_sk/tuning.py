@@ -22,6 +22,8 @@ from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
 from regmask_sk._benchmark_cells import Task, run_cell
+from regmask_sk.plotting._axes import bare, need_matplotlib
+from regmask_sk.plotting.front import SparsityFrontDisplay
 
 if TYPE_CHECKING:
     import optuna
@@ -114,36 +116,20 @@ class SparsityTuning:
         ImportError
             If matplotlib is not installed.
         """
+        need_matplotlib("plot")
         from matplotlib.figure import Figure
 
         several = len(self.best_params_) > 1 and (self.trials["state"] == "COMPLETE").sum() > 1
         if figure is None:
             figure = Figure(figsize=(9.0 if several else 5.5, 4.0), layout="constrained")
         axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
-        done = self.trials[self.trials["state"] == "COMPLETE"]
-        front, best = self.front, self.trials.loc[self.best_number_]
-        lowest = done.loc[done["error"].idxmin()]
-        axes[0].errorbar(
-            done["kept"], done["error"], yerr=done["error_se"], fmt="o", ms=4, lw=0.8,
-            color="0.6", label="trial",
-        )  # fmt: skip
-        axes[0].plot(
-            front["kept"], front["error"], "-o", ms=4, color="#0072B2", label="front", zorder=3
-        )
-        axes[0].axhline(lowest["error"] + lowest["error_se"], ls=":", color="0.3", lw=1.0)
-        axes[0].plot(
-            best["kept"], best["error"], "o", ms=12, mfc="none", mec="#D55E00", mew=2.0,
-            label="chosen",
-        )  # fmt: skip
-        axes[0].set(xlabel="share of bases kept", ylabel="held-out mean squared error")
-        axes[0].legend(frameon=False)
+        SparsityFrontDisplay.from_tuning(self, ax=axes[0])
         if several:
             importance = self.importances()[::-1]
             names = [name.rpartition("__")[2] for name in importance.index]
             axes[1].barh(names, importance, color="#0072B2")
             axes[1].set(xlabel="importance for the error", xlim=(0.0, 1.0))
-        for axis in axes:
-            axis.spines[["top", "right"]].set_visible(False)
+            bare(axes[1])
         return figure
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,3 +116,11 @@ def yeast() -> Path:
     if not (folder / "genes.tsv").exists():
         pytest.skip(f"no yeast data in {folder}; set REGMASK_YEAST to their folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    """Close what displays draw with pyplot, which warns of many open figures."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
