@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from regmask_sk.plotting.predictions import PredictionDisplay as PredictionDisplay
     from regmask_sk.plotting.profile import MaskProfileDisplay as MaskProfileDisplay
     from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
+    from regmask_sk.report.elements import read_motif_table as read_motif_table
+    from regmask_sk.report.write import write_report as write_report
     from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
     from regmask_sk.tuning import SparsityTuning as SparsityTuning
     from regmask_sk.tuning import tune_sparsity as tune_sparsity
@@ -119,6 +121,7 @@ _PUBLIC = {
     "position_only_mask": "ops.positions",
     "read_gene_models": "gene_models",
     "read_loci": "loci",
+    "read_motif_table": "report.elements",
     "read_regions": "loci",
     "region_labels": "metrics",
     "regression_metrics": "metrics",
@@ -127,6 +130,7 @@ _PUBLIC = {
     "smoothed_track": "metrics",
     "sparsity_path": "path",
     "tune_sparsity": "tuning",
+    "write_report": "report.write",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -1,10 +1,33 @@
-"""Write files whole or not at all: beside their place first, then moved there."""
+"""Write files whole or not at all, beside their place first; versions to write into them."""
 
 from __future__ import annotations
 
 import os
+import platform
 import secrets
+from importlib import metadata
 from pathlib import Path
+
+# Those that results may depend on.
+_PACKAGES = ("regmask_sk", "torch", "numpy", "scipy", "scikit-learn", "pandas", "skorch")
+
+
+def package_versions() -> dict[str, str]:
+    """Name the versions that a result was made with.
+
+    Returns
+    -------
+    dict of str to str
+        Of Python, this package and those that results may depend on.
+
+    Examples
+    --------
+    >>> list(package_versions())[:2]
+    ['Python', 'regmask_sk']
+    """
+    return {"Python": platform.python_version()} | {
+        name: metadata.version(name) for name in _PACKAGES
+    }
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
