@@ -168,10 +168,10 @@ def test_genes_are_found_by_row_or_by_name(toy_genome: ToyGenome) -> None:
     assert by_name.gene == "gene07"
     assert by_name.tss == toy_genome.loci["tss"].iloc[7]
     assert LocusDisplay.from_estimator(Ramp(), windows, -1).gene == "gene39"
-    with pytest.raises(KeyError, match="0 rows have the name 'gene'; expected one"):
+    with pytest.raises(ValueError, match="0 rows have the name 'gene'; expected one"):
         LocusDisplay.from_estimator(Ramp(), windows, "gene")
     twice = windows[[0, 0]]
-    with pytest.raises(KeyError, match="2 rows have the name"):
+    with pytest.raises(ValueError, match="2 rows have the name"):
         LocusDisplay.from_estimator(Ramp(), twice, twice.loci.index[0])
 
 

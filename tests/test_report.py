@@ -29,10 +29,12 @@ from regmask_sk import (
     write_report,
 )
 from regmask_sk.cli import main
+from regmask_sk.report import write
 from regmask_sk.report._data import Genes, _gene_findings, split_parts, validation_of
-from regmask_sk.report._page import Table, picture
+from regmask_sk.report._page import picture
 from regmask_sk.report._results import history_parts
 from regmask_sk.report.elements import element_parts, motifs_in, top_elements
+from regmask_sk.report.write import _masks, _rows_of_masks, _shown
 
 NAME = "<b>A&B</b>$x$"
 UNIT = 'log2 "TPM" <i>'
@@ -432,7 +434,9 @@ def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
         write_report(out, model, loci, y[1:])
     with pytest.raises(ValueError, match="test_chroms has all chromosomes"):
         write_report(out, model, loci, y, test_chroms=["chr1", "chr2", "chr3", "chr4"])
-    with pytest.raises(KeyError, match=r"show names \['gene00'\], which the model was trained on"):
+    with pytest.raises(
+        ValueError, match=r"show names \['gene00'\], which the model was trained on"
+    ):
         write_report(out, model, loci, y, test_chroms=["chr4"], show=["gene00"], baselines=False)
     assert not out.exists()
 
@@ -459,5 +463,36 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
         write_report(tmp_path / "x.html", Pipeline([("a", None)]), pd.DataFrame(), [])
 
 
-def test_tables_hold_text() -> None:
-    assert Table("c", ["a"], [["1"]]).texts == frozenset()
+# --- which masks are shown ---------------------------------------------------------------------
+
+
+def test_masks_of_some_genes_and_of_those_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    loci, test = table(50), np.arange(50) >= 10
+    genes = genes_of(loci, np.arange(50.0), test)
+    assert _rows_of_masks(genes, [], 0).tolist() == list(range(10, 50))
+    monkeypatch.setattr(write, "_MOST_GENES", 5)
+    drawn = _rows_of_masks(genes, [], 0)
+    assert len(drawn) == 5
+    assert drawn.min() >= 10
+    assert not np.array_equal(drawn, _rows_of_masks(genes, [], 1))
+    with_named = _rows_of_masks(genes, ["g11", "g49", "g3"], 0)
+    assert {11, 49} <= set(with_named.tolist())
+    assert 3 not in with_named
+    assert _shown(genes, with_named, ["g49"]) == [len(with_named) - 1]
+    # The highest, the middle and the lowest value, without a name.
+    assert _shown(genes, np.array([20, 40, 30]), []) == [1, 2, 0]
+    assert _shown(genes, np.array([20]), []) == [0]
+    monkeypatch.setattr(write, "_MOST_BASES", 250)  # of windows of 100 bp
+    assert len(_rows_of_masks(genes, [], 0)) == 2
+
+
+def test_what_is_no_mask_is_not_shown_as_one() -> None:
+    windows = Windows(table(3), length=100)
+
+    def found(made: Any) -> Any:
+        return _masks(SimpleNamespace(transform=lambda X: made), windows)
+
+    assert found(np.ones((3, 100))) is not None
+    assert found(np.ones((3, 5))) is None  # a score for each of five elements
+    assert found(np.full((3, 100), 2.0)) is None
+    assert _masks(object(), windows) is None

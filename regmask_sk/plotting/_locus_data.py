@@ -34,7 +34,7 @@ def row_of(windows: Windows, gene: int | str) -> int:
 
     Raises
     ------
-    KeyError
+    ValueError
         If no row, or more than one, has the name.
     IndexError
         If there is no such row.
@@ -46,7 +46,7 @@ def row_of(windows: Windows, gene: int | str) -> int:
         return row % len(windows)
     rows = np.flatnonzero(windows.loci.index.astype(str) == gene)
     if len(rows) != 1:
-        raise KeyError(
+        raise ValueError(
             f"{len(rows)} rows have the name {gene!r}; expected one. Give the number of the row, "
             "or a name as the index has it."
         )

@@ -62,6 +62,25 @@ def mask_batches(model: Any, windows: Any, order: NDArray[np.intp]) -> Iterator[
         yield np.asarray(model.transform(windows[order[start : start + _BATCH]]))
 
 
+def row_batches(masks: NDArray[Any], order: NDArray[np.intp]) -> Iterator[NDArray[Any]]:
+    """Yield rows of an array in an order, a batch at a time, so that no copy of all is made.
+
+    Parameters
+    ----------
+    masks : ndarray of shape (n_genes, length)
+        Masks.
+    order : ndarray of int
+        Rows.
+
+    Yields
+    ------
+    ndarray of shape (n, length)
+        The next rows.
+    """
+    for start in range(0, len(order), _BATCH):
+        yield masks[order[start : start + _BATCH]]
+
+
 def checked_masks(masks: ArrayLike) -> NDArray[Any]:
     """Return masks as an array of two axes, or say what they are."""
     array = np.asarray(masks)

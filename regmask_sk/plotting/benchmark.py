@@ -143,7 +143,7 @@ class BenchmarkDisplay:
         panels[0].set_yticks(range(len(names)), labels=names, parse_math=False)
         panels[0].set_ylim(len(names) - 0.5, -0.5)  # the first of the table on top
         kind = "splits" if self._spread_over() == "folds" else "seeds"
-        handles = [panels[0].lines[0], panels[0].containers[0]]
+        handles: list[Any] = [panels[0].lines[0], panels[0].containers[0]]
         panels[0].legend(
             handles, ["one fit", f"mean ± 1 SD over {kind}"], frameon=False, ncols=2,
             loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, fontsize="small",

@@ -14,6 +14,7 @@ from regmask_sk.plotting._masks import (
     checked_values,
     mask_batches,
     model_and_windows,
+    row_batches,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class MaskHeatmapDisplay:
         array = checked_masks(masks)
         order = _order(y, len(array))
         name = None if y is None else sorted_by
-        return cls._of_batches([array[order]], len(order), name).plot(ax=ax)
+        return cls._of_batches(row_batches(array, order), len(order), name).plot(ax=ax)
 
     @classmethod
     def _of_batches(
@@ -190,7 +191,7 @@ class MaskHeatmapDisplay:
         if self.sorted_by is not None:
             label = f"genes, by {self.sorted_by}, highest on top"
         ax.set(xlabel=f"distance to the TSS ({unit})", ylabel=label, ylim=(self.n_genes, 0))
-        ax.yaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="y", integer=True)
         ax.figure.colorbar(image, ax=ax, label="mask", shrink=0.6, aspect=14)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -143,7 +143,7 @@ class HistoryDisplay:
         self._mark_stages(panels)
         first, last = (float(self.history["epoch"].iloc[at]) for at in (0, -1))
         panels[-1].set(xlim=(first - 0.5, last + 0.5), xlabel="epoch")
-        panels[-1].xaxis.get_major_locator().set_params(integer=True)
+        panels[-1].locator_params(axis="x", integer=True)
         panels[0].figure.align_ylabels(panels)
         self.ax_, self.figure_ = panels[0], panels[0].figure
         return self

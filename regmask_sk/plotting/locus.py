@@ -181,13 +181,15 @@ class LocusDisplay:
             mask, std = masks[0], stds[0]
         else:
             mask, std = model.transform(one)[0], None
-        calling = {"threshold": threshold, "min_width": min_width, "merge_gap": merge_gap}
+        elements = gene_elements(
+            one, 0, mask, threshold=threshold, min_width=min_width, merge_gap=merge_gap
+        )
         return cls.from_predictions(
             one,
             0,
             mask,
             std=std,
-            elements=gene_elements(one, 0, mask, **calling),
+            elements=elements,
             known=known,
             genes=genes,
             contributions=contributions,
@@ -262,11 +264,9 @@ class LocusDisplay:
         ------
         ImportError
             If matplotlib is not installed.
-        KeyError
-            If there is no such gene, or several rows have its name.
         ValueError
-            If an array does not fit the window, `region` is not in it, or channels or columns
-            are missing.
+            If there is no such gene, or several rows have its name, an array does not fit the
+            window, `region` is not in it, or channels or columns are missing.
         """
         need_matplotlib(cls.__name__)
         row = row_of(windows, gene)

@@ -24,6 +24,7 @@ from regmask_sk.plotting._masks import (
     checked_values,
     mask_batches,
     model_and_windows,
+    row_batches,
 )
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ class MaskProfileDisplay:
         """
         array = checked_masks(masks)
         expression = checked_values(y, len(array), "y")
-        return cls._of_batches([array], expression, n_quantiles, unit).plot(ax=ax)
+        batches = row_batches(array, np.arange(len(array)))
+        return cls._of_batches(batches, expression, n_quantiles, unit).plot(ax=ax)
 
     @classmethod
     def _of_batches(
@@ -168,7 +170,7 @@ class MaskProfileDisplay:
         # Quantiles that fall on one value would leave a group without genes.
         group = np.unique(np.searchsorted(inner, expression, side="left"), return_inverse=True)[1]
         count = np.bincount(group).astype(np.float64)
-        sums = squares = np.zeros(0)
+        sums, squares = np.zeros((0, 0)), np.zeros((0, 0))
         row = 0
         for batch in batches:
             masks = np.asarray(batch, dtype=np.float64)

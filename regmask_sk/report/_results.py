@@ -165,7 +165,7 @@ def _accuracy_findings(
     earlier: pd.DataFrame | None,
 ) -> list[Finding]:
     found = []
-    if len(scores) > 1:
+    if len(scores) > 1 and genes.test.any():
         best = scores.iloc[1:]["mse"].astype(float).idxmin()
         better = float(scores["mse"].iloc[0]) < float(scores.loc[best, "mse"])
         found.append(
@@ -244,8 +244,9 @@ def mask_parts(
     which = f"{len(rows):,} {of} genes"
     if len(rows) < len(genes.scored):
         which += f", drawn at random of {len(genes.scored):,}"
-    kept = f"Masks of {which} keep {masks.mean():.1%} of the bases, "
-    kept += f"{masks[:, outside].mean():.1%} outside of the promoter window."
+    mean = masks.mean(axis=0, dtype=np.float64)
+    kept = f"Masks of {which} keep {mean.mean():.1%} of the bases, "
+    kept += f"{mean[outside].mean():.1%} of those outside of the promoter window."
     parts: list[tuple[str, Any]] = [
         ("text", kept),
         (

@@ -97,8 +97,9 @@ def top_elements(
     """
     promoter = getattr(model, "promoter_columns_", slice(0, 0))
     found = []
+    sizes = genes.windows.chrom_sizes
     for place, row in enumerate(rows.tolist()):
-        called = gene_elements(genes.windows, row, masks[place], **calling)
+        called = gene_elements(genes.windows, row, masks[place], chrom_sizes=sizes, **calling)
         start, length = int(genes.windows.starts[row]), genes.windows.length
         turned = bool(genes.windows.reversed[row])
         for low, high in zip(called["start"], called["end"], strict=True):
@@ -222,8 +223,8 @@ def element_parts(
     rows = [
         [
             str(row.gene),
-            f"{row.chrom}:{row.start:,}-{row.end:,}",  # type: ignore[str-format]
-            number(int(row.end - row.start)),  # type: ignore[operator]
+            f"{row.chrom}:{row.start:,}-{row.end:,}",
+            number(int(row.end - row.start)),
             f"{row.distance:+,}",
             number(float(row.mask)),
             number(float(row.effect)),

@@ -21,9 +21,11 @@ from regmask_sk.report._data import Genes, data_parts, split_parts, validation_o
 from regmask_sk.report._page import Table, number, render
 from regmask_sk.report._results import accuracy_parts, history_parts, mask_parts
 from regmask_sk.report.elements import element_parts, top_elements
+from regmask_sk.windows import Windows
 
 _MOST_GENES = 2_000  # whose masks are computed
 _MOST_BASES = 2**28  # of all their masks together: 1 GiB
+_SLACK = 1e-5  # by which rounding may carry a mask out of [0, 1]
 
 
 class _Section(NamedTuple):
@@ -109,15 +111,16 @@ def write_report(
     ------
     ImportError
         If matplotlib is not installed.
-    KeyError
-        If a gene of `show` is not among those whose masks are computed.
     TypeError
         If `model` is no pipeline.
     ValueError
-        If `y` does not fit `loci` or holds missing values.
+        If `y` does not fit `loci` or holds missing values, all genes are held out, or a gene of
+        `show` is not there or was trained on.
     """
     need_matplotlib("regmask report")
     genes, last = _genes(model, loci, y, test_chroms)
+    rows = _rows_of_masks(genes, show, random_state)
+    places = _shown(genes, rows, show)
     scored = genes.scored
     predicted = np.asarray(last.predict(genes.windows[scored]), dtype=np.float64)
     held_out_by = (
@@ -134,13 +137,14 @@ def write_report(
         _Section("accuracy", "Accuracy", accuracy),
     ]  # fmt: skip
     kept = float("nan")
-    if hasattr(last, "transform"):
-        rows = _rows_of_masks(genes, show, random_state)
-        masks = np.asarray(last.transform(genes.windows[rows]))
+    masks = _masks(last, genes.windows[rows])
+    if masks is None:
+        told = "The estimator gives no masks: one value from 0 to 1 for each base."
+        sections.append(_Section("masks", "Masks", [("text", told)]))
+    else:
         kept = float(masks.mean())
         calling = {"threshold": threshold, "min_width": min_width, "merge_gap": merge_gap}
         drawing = {"known": known, "genes": gene_models}
-        places = _shown(genes, rows, show)
         elements = top_elements(genes, last, rows, masks, calling=calling)
         sections += [
             _Section("masks", "Masks", mask_parts(
@@ -188,6 +192,16 @@ def _genes(
     return Genes(loci, measured, windows, test, validation_of(model[-1], windows, test)), model[-1]
 
 
+def _masks(model: Any, windows: Windows) -> NDArray[Any] | None:
+    """Compute masks, or None where what ``transform`` gives is something else."""
+    if not hasattr(model, "transform"):
+        return None
+    masks = np.asarray(model.transform(windows))
+    if masks.shape != (len(windows), windows.length):
+        return None
+    return masks if masks.min() >= -_SLACK and masks.max() <= 1 + _SLACK else None
+
+
 def _rows_of_masks(genes: Genes, show: Sequence[str], random_state: int) -> NDArray[np.intp]:
     most = max(1, min(_MOST_GENES, _MOST_BASES // genes.windows.length))
     scored = genes.scored
@@ -205,7 +219,7 @@ def _shown(genes: Genes, rows: NDArray[np.intp], show: Sequence[str]) -> list[in
         wanted = [row_of(genes.windows, name) for name in show]
         missing = [name for name, row in zip(show, wanted, strict=True) if row not in rows]
         if missing:
-            raise KeyError(
+            raise ValueError(
                 f"show names {missing}, which the model was trained on; name test genes, whose "
                 "masks the report is about."
             )
