@@ -11,6 +11,8 @@ from pathlib import Path
 # Before torch is imported: workers that each take all the cores hinder each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where there is a screen, displays would open windows.
+os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
 import pandas as pd

@@ -243,7 +243,7 @@ DRAWN = {
     "HistoryDisplay": lambda: HistoryDisplay.from_history(HISTORY),
     "PredictionDisplay": lambda: PredictionDisplay.from_predictions([1.0, 2.0], [1.0, 2.0]),
     "SparsityFrontDisplay": lambda: SparsityFrontDisplay.from_predictions([0.1], [1.0]),
-    "plot": lambda: BenchmarkDisplay.from_comparison(comparison(2)),
+    "BenchmarkDisplay": lambda: BenchmarkDisplay.from_comparison(comparison(2)),
 }
 
 

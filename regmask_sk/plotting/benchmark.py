@@ -131,9 +131,9 @@ class BenchmarkDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        need_matplotlib("plot")
+        need_matplotlib(type(self).__name__)
         if figure is None:
-            ax = axes_or_new(ax, "plot", self._size())
+            ax = axes_or_new(ax, type(self).__name__, self._size())
             panels = panels_in(ax, columns=[1.0] * len(self.metrics))
         else:
             panels = list(figure.subplots(1, len(self.metrics), sharey=True, squeeze=False)[0])
