@@ -229,7 +229,7 @@ class MaskProfileDisplay:
             ax.plot(
                 x, means[number], color=colours[number], linewidth=1.4,
                 linestyle=DASHES[(n_groups - 1 - number) % len(DASHES)],
-                label=f"{low:.3g} to {high:.3g} ({self.n_genes[number]:,} genes)",
+                label=f"{_range(low, high)} ({self.n_genes[number]:,} genes)",
             )  # fmt: skip
             ax.fill_between(
                 x, means[number] - errors[number], means[number] + errors[number],
@@ -247,3 +247,8 @@ class MaskProfileDisplay:
         bare(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _range(low: float, high: float) -> str:
+    first, last = (f"{v:,.0f}" if abs(v) >= 1_000 else f"{v:.3g}" for v in (low, high))
+    return first if first == last else f"{first} to {last}"
