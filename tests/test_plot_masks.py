@@ -62,7 +62,7 @@ def test_genes_of_equal_expression_stay_together() -> None:
     assert np.isnan(display.errors[1]).all()
     np.testing.assert_allclose(display.profiles[1], masks[5])
     labels = [line.get_label() for line in display.ax_.lines[:2]]
-    assert labels == ["1 (1 genes)", "0 (5 genes)"]
+    assert labels == ["1 (1 gene)", "0 (5 genes)"]
     high = MaskProfileDisplay.from_predictions(masks, [0.5, 1, 2, 3, 4, 12345.6], n_quantiles=1)
     assert high.ax_.lines[0].get_label() == "0.5 to 12,346 (6 genes)"
     constant = MaskProfileDisplay.from_predictions(masks, np.ones(6))

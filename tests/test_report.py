@@ -313,7 +313,7 @@ def test_genes_are_checked() -> None:
         return " ".join(f"{f.level}: {f.text}" for f in _gene_findings(genes_of(loci, y), "level"))
 
     plain = told(table(), range(6))
-    assert "6 genes on 1 chromosomes" in plain
+    assert "6 genes, chromosomes: 1," in plain
     assert "warning" not in plain
     assert "5 genes have the chromosome, TSS and strand of another" in told(table(step=0), range(6))
     assert "warning: 1 names of genes occur more than once" in told(

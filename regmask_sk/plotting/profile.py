@@ -229,7 +229,7 @@ class MaskProfileDisplay:
             ax.plot(
                 x, means[number], color=colours[number], linewidth=1.4,
                 linestyle=DASHES[(n_groups - 1 - number) % len(DASHES)],
-                label=f"{_range(low, high)} ({self.n_genes[number]:,} genes)",
+                label=f"{_range(low, high)} ({_count(int(self.n_genes[number]))})",
             )  # fmt: skip
             ax.fill_between(
                 x, means[number] - errors[number], means[number] + errors[number],
@@ -252,3 +252,7 @@ class MaskProfileDisplay:
 def _range(low: float, high: float) -> str:
     first, last = (f"{v:,.0f}" if abs(v) >= 1_000 else f"{v:.3g}" for v in (low, high))
     return first if first == last else f"{first} to {last}"
+
+
+def _count(n_genes: int) -> str:
+    return "1 gene" if n_genes == 1 else f"{n_genes:,} genes"

@@ -198,7 +198,7 @@ def _gene_findings(genes: Genes, target: str) -> Iterator[Finding]:
     loci, windows, n = genes.loci, genes.windows, len(genes.loci)
     yield Finding(
         "note",
-        f"{n:,} genes on {loci['chrom'].nunique():,} chromosomes, windows of "
+        f"{n:,} genes, chromosomes: {loci['chrom'].nunique():,}, windows of "
         f"{windows.length:,} bp around the TSS; {target} from {genes.measured.min():.3g} to "
         f"{genes.measured.max():.3g}, median {np.median(genes.measured):.3g}.",
     )
