@@ -10,6 +10,7 @@ a window of 2 kb does not allow. chrXII is left out.
     python examples/yeast_benchmark.py DATA --seeds 3
     python examples/yeast_benchmark.py DATA --leave-chromosome-out --estimators mean ridge boosting
     python examples/yeast_benchmark.py DATA --bodies            # RegMask with each of its bodies
+    python examples/yeast_benchmark.py DATA --training          # its ways of training
 
 Finished cells are kept under ``--out``, from which an interrupted run goes on.
 """
@@ -67,16 +68,14 @@ def make_estimators(leave_out: bool) -> dict[str, BaseEstimator]:
     body: dict[str, Any] = {"resolution": 32, "d_model": 64, "n_layers": 4, **training}
     unmasked = {"max_epochs": EPOCHS, **body}
 
-    def masked(backbone: str, mask: str = "soft") -> RegMaskRegressor:
+    def masked(backbone: str, mask: str = "soft", **changed: Any) -> RegMaskRegressor:
+        stages = {"max_epochs": EPOCHS - 6, "generator_epochs": 3, "finetune_epochs": 3}
         return RegMaskRegressor(
             backbone=backbone,
             mask=mask,
             sparsity=SPARSITY,
             promoter_length=PROMOTER,
-            max_epochs=EPOCHS - 6,
-            generator_epochs=3,
-            finetune_epochs=3,
-            **body,
+            **{**stages, **body, **changed},
         )
 
     forest = RandomForestRegressor(300, min_samples_leaf=3, max_features=1 / 3)
@@ -107,6 +106,10 @@ def make_estimators(leave_out: bool) -> dict[str, BaseEstimator]:
         "boosting": BinnedSignalRegressor(HistGradientBoostingRegressor(), kmer_size=4),
         "mean": DummyRegressor(),
         **{f"RegMask, body {name}": masked(name) for name in BODIES},
+        "RegMask, without the last stage": masked(
+            "codon", max_epochs=EPOCHS - 3, finetune_epochs=0
+        ),
+        "RegMask, joint": masked("codon", training="joint", max_epochs=EPOCHS),
     }  # fmt: skip
 
 
@@ -141,15 +144,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--n-jobs", type=int, default=1, help="fits at a time (default 1)")
     parser.add_argument("--estimators", nargs="+", metavar="NAME", help="some of them, by name")
     parser.add_argument("--bodies", action="store_true", help="RegMask with each of its bodies")
+    parser.add_argument("--training", action="store_true", help="RegMask trained in three ways")
     parser.add_argument("--leave-chromosome-out", action="store_true", help="test each in turn")
     parser.add_argument("--out", type=Path, default=Path("yeast-benchmark"), help="results")
     arguments = parser.parse_args(argv)
     if not (arguments.data / "genes.tsv").is_file():
         parser.error(f"{arguments.data} has no genes.tsv; name the folder of the yeast files")
     every = make_estimators(arguments.leave_chromosome_out)
-    names = arguments.estimators or [
-        name for name in every if name.startswith("RegMask, body ") == arguments.bodies
-    ]
+    bodies = [name for name in every if name.startswith("RegMask, body ")]
+    trainings = ["RegMask, without the last stage", "RegMask, joint"]
+    if arguments.estimators:
+        names = arguments.estimators
+    elif arguments.bodies or arguments.training:
+        names = bodies * arguments.bodies + ["RegMask, soft", *trainings] * arguments.training
+    else:
+        names = [name for name in every if name not in (*bodies, *trainings)]
     if unknown := [name for name in names if name not in every]:
         parser.error(f"no estimator {', '.join(unknown)}; known are {', '.join(every)}")
 

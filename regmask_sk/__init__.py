@@ -41,11 +41,31 @@ if TYPE_CHECKING:
     from regmask_sk.loci import check_loci as check_loci
     from regmask_sk.loci import read_loci as read_loci
     from regmask_sk.loci import read_regions as read_regions
+    from regmask_sk.metrics import activity_contact as activity_contact
+    from regmask_sk.metrics import agreement_scorer as agreement_scorer
+    from regmask_sk.metrics import agreement_table as agreement_table
+    from regmask_sk.metrics import chromosome_bootstrap as chromosome_bootstrap
+    from regmask_sk.metrics import comprehensiveness as comprehensiveness
+    from regmask_sk.metrics import consensus_elements as consensus_elements
+    from regmask_sk.metrics import consensus_mask as consensus_mask
+    from regmask_sk.metrics import deletion_curve as deletion_curve
+    from regmask_sk.metrics import faithfulness_scorer as faithfulness_scorer
+    from regmask_sk.metrics import faithfulness_table as faithfulness_table
+    from regmask_sk.metrics import insertion_curve as insertion_curve
     from regmask_sk.metrics import mask_average_precision as mask_average_precision
+    from regmask_sk.metrics import mask_pair_scores as mask_pair_scores
     from regmask_sk.metrics import mask_roc_auc as mask_roc_auc
+    from regmask_sk.metrics import mask_stability as mask_stability
+    from regmask_sk.metrics import masks_over_fits as masks_over_fits
+    from regmask_sk.metrics import overlap_enrichment as overlap_enrichment
+    from regmask_sk.metrics import pair_table as pair_table
+    from regmask_sk.metrics import read_crispri_pairs as read_crispri_pairs
     from regmask_sk.metrics import region_labels as region_labels
     from regmask_sk.metrics import regression_metrics as regression_metrics
+    from regmask_sk.metrics import selection_frequency as selection_frequency
     from regmask_sk.metrics import smoothed_track as smoothed_track
+    from regmask_sk.metrics import sufficiency as sufficiency
+    from regmask_sk.metrics import top_share as top_share
     from regmask_sk.model_selection import ChromosomeKFold as ChromosomeKFold
     from regmask_sk.model_selection import LeaveCellTypesOut as LeaveCellTypesOut
     from regmask_sk.model_selection import LeaveChromosomesOut as LeaveChromosomesOut
@@ -106,19 +126,36 @@ _PUBLIC = {
     "TwelveFold": "model_selection",
     "WindowCache": "features",
     "Windows": "windows",
+    "activity_contact": "metrics",
+    "agreement_scorer": "metrics",
+    "agreement_table": "metrics",
     "call_elements": "export",
     "call_peaks": "peaks",
     "check_loci": "loci",
+    "chromosome_bootstrap": "metrics",
     "compare": "benchmark",
+    "comprehensiveness": "metrics",
+    "consensus_elements": "metrics",
+    "consensus_mask": "metrics",
     "cross_val_masks": "model_selection",
+    "deletion_curve": "metrics",
     "export_masks": "export",
+    "faithfulness_scorer": "metrics",
+    "faithfulness_table": "metrics",
     "gene_elements": "export",
+    "insertion_curve": "metrics",
     "load_model": "persistence",
     "load_seq2exp": "seq2exp",
     "mask_average_precision": "metrics",
+    "mask_pair_scores": "metrics",
     "mask_roc_auc": "metrics",
+    "mask_stability": "metrics",
+    "masks_over_fits": "metrics",
+    "overlap_enrichment": "metrics",
+    "pair_table": "metrics",
     "plot_locus": "plotting.locus_figure",
     "position_only_mask": "ops.positions",
+    "read_crispri_pairs": "metrics",
     "read_gene_models": "gene_models",
     "read_loci": "loci",
     "read_motif_table": "report.elements",
@@ -126,9 +163,12 @@ _PUBLIC = {
     "region_labels": "metrics",
     "regression_metrics": "metrics",
     "save_model": "persistence",
+    "selection_frequency": "metrics",
     "simulate_genome": "datasets",
     "smoothed_track": "metrics",
     "sparsity_path": "path",
+    "sufficiency": "metrics",
+    "top_share": "metrics",
     "tune_sparsity": "tuning",
     "write_report": "report.write",
 }

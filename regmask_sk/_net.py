@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.dataset import unpack_data
 from skorch.helper import predefined_split
@@ -315,6 +317,8 @@ class WindowNet(NeuralNet):
             self._note_validation_loss(self.history[-1, "valid_loss"])
         out_of_patience = self.progress_.epochs_without_gain >= self.settings.patience
         if self.progress_.epoch >= stage.n_epochs or out_of_patience:
+            if valid is not None:
+                self._warn_of_plateau(self.progress_.best_loss)
             self._leave_stage()
 
     def _note_validation_loss(self, loss: float) -> None:
@@ -326,6 +330,22 @@ class WindowNet(NeuralNet):
             # A plateau at the level of the constant prediction is where training starts,
             # not where it ends: patience counts only once the stage has learned.
             self.progress_.epochs_without_gain += 1
+
+    def _warn_of_plateau(self, loss: float) -> None:
+        """Say so where a stage that begins from nothing ends where it began."""
+        constant = self.settings.constant_loss
+        learned = constant == 0.0 or loss < _LEARNED * constant
+        if learned or not self.judged or self.stage.name == "finetune":
+            return
+        masks = "" if self.stage.name == "regression" else " Masks that come of it mean nothing."
+        warnings.warn(
+            f"the predictor has learned nothing in {self.progress_.epoch} epochs of stage "
+            f"{self.stage.name!r}: its validation loss is {loss:.3g}, that of a constant "
+            f"prediction {constant:.3g}.{masks} Raise max_epochs, give more training genes, "
+            "or look at the channels: history_ has the losses.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
 
     def _leave_stage(self) -> None:
         self.module_.load_state_dict(self.progress_.best_state or self.ready_module.state_dict())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn, Protocol, overload
@@ -411,23 +411,41 @@ class Windows:
         row = self._row(row)
         if out is None:
             out = np.empty(self.shape[1:], dtype=np.float32)
+        channel = 0
+        for source, compact in zip(self.sources, self.compact_row(row, shift), strict=True):
+            after = channel + len(source.channel_names)
+            source.expand(compact, out[channel:after])
+            channel = after
+        return out
+
+    def compact_row(self, row: int, shift: int = 0) -> Iterator[NDArray[Any]]:
+        """Read a window in the compact form, source by source.
+
+        Parameters
+        ----------
+        row : int
+            Row.
+        shift : int, default=0
+            As in `read`.
+
+        Yields
+        ------
+        ndarray of shape (k, length)
+            The compact array of each source in turn, in gene orientation.
+        """
+        row = self._row(row)
         stored: tuple[NDArray[Any], ...] = ()
         begin = 0
         if self.store is not None and abs(shift) <= self.store.flank:
             stored = self.store.row(self, row) or ()
             begin = self.store.flank + shift
-        channel = 0
         for number, source in enumerate(self.sources):
             if number < len(stored):
-                compact = stored[number][:, begin : begin + self.length]
+                yield stored[number][:, begin : begin + self.length]
             else:
                 interval = self.interval(row, shift)
                 raw = self.read_raw(source, interval, bool(self.reversed[row]))
-                compact = source.compact(raw, interval.cell_type)
-            after = channel + len(source.channel_names)
-            source.expand(compact, out[channel:after])
-            channel = after
-        return out
+                yield source.compact(raw, interval.cell_type)
 
     @staticmethod
     def read_raw(source: ChannelSource, interval: Interval, reverse: bool) -> NDArray[Any]:

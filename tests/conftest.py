@@ -1,4 +1,4 @@
-"""Shared fixtures: a small genome as real files, and the yeast data where they are at hand."""
+"""Shared fixtures: a small genome as real files, and the yeast and CRISPRi data where they are."""
 
 from __future__ import annotations
 
@@ -126,3 +126,17 @@ def _close_figures() -> Iterator[None]:
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture(scope="session")
+def crispri() -> Path:
+    """Table of CRISPRi pairs: in ``REGMASK_CRISPRI``, or in the shared data beside the repository.
+
+    It is the combined K562 table of the ENCODE-rE2G benchmark, as published.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "human-crispri-k562"
+    folder = Path(os.environ.get("REGMASK_CRISPRI", beside))
+    table = folder / "EPCrisprBenchmark_combined_data.training_K562.GRCh38.tsv.gz"
+    if not table.exists():
+        pytest.skip(f"no CRISPRi data in {folder}; set REGMASK_CRISPRI to their folder")
+    return table

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import regmask_sk
 from regmask_sk import RegMaskRegressor, SignalChannels, TSSWindows, export_masks, write_report
 from regmask_sk.cli import main
 from regmask_sk.cli.benchmark import TABLES
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md"]
-FENCE = re.compile(r"^```(\w+)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\{?\w+\}?)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OPTIONS_TABLE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
@@ -155,7 +156,15 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_the_table_of_contents_is_complete() -> None:
     linked = set(LINK.findall((ROOT / "docs" / "index.md").read_text()))
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} <= linked
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert pages <= linked
+    ((_, tree),) = blocks(ROOT / "docs" / "index.md", "{toctree}")
+    assert {f"{name}.md" for name in tree.split()} >= pages
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(set(regmask_sk.__all__) - {"__version__"})
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=page_id)

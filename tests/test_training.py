@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,6 +211,48 @@ def test_the_generators_stage_runs_to_its_end(data: Any) -> None:
         net.train_epoch(rows.train, rows.valid)
     stages = [row["stage"] for row in net.history]
     assert stages.count("generator") == 6
+
+
+def through(
+    monkeypatch: pytest.MonkeyPatch, net: RegMaskNet, rows: Rows, share: float
+) -> list[str]:
+    """What is warned of in a plan whose validation losses are a share of the constant's."""
+    note = RegMaskNet._note_validation_loss
+    monkeypatch.setattr(
+        RegMaskNet,
+        "_note_validation_loss",
+        lambda self, loss: note(self, share * net.settings.constant_loss),
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while not net.finished:
+            net.train_epoch(rows.train, rows.valid)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("training", ["decoupled", "joint"])
+def test_a_predictor_that_has_learned_nothing_is_told_of_once(
+    data: Any, training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, rows = started(data, training=training)
+    (message,) = through(monkeypatch, net, rows, 1.0)
+    stage = "joint" if training == "joint" else "predictor"
+    assert f"learned nothing in 3 epochs of stage {stage!r}" in message
+    assert "Masks that come of it mean nothing" in message
+    assert "Raise max_epochs" in message
+
+
+def test_one_that_has_learned_is_not_warned_of(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, rows = started(data)
+    assert through(monkeypatch, net, rows, 0.9) == []
+
+
+def test_a_constant_target_leaves_nothing_to_learn(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, rows = started((data[0], np.ones(len(data[0]))))
+    assert net.settings.constant_loss == 0.0
+    assert through(monkeypatch, net, rows, 1.0) == []
 
 
 # -- the budget ------------------------------------------------------------------------

@@ -16,7 +16,6 @@ relative positions read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -91,10 +90,13 @@ class AttentionPool(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, n_channels, n)`` to ``(batch, n_channels, ceil(n / 2))``."""
-        missing = h.shape[2] % 2
-        logits = F.pad(self.logits(h), (0, missing), value=-math.inf)
-        weights = logits.unflatten(2, (-1, 2)).softmax(dim=3)
-        return (F.pad(h, (0, missing)).unflatten(2, (-1, 2)) * weights).sum(dim=3)
+        odd = h.shape[2] % 2
+        pairs = (torch.cat([h, h[..., -1:]], dim=2) if odd else h).unflatten(2, (-1, 2))
+        left, right = pairs.unbind(dim=3)
+        # A softmax of two is a sigmoid of what lies between them, and the logits are linear:
+        # they are computed once for each two places.
+        between = left - right
+        return torch.addcmul(right, self.logits(between).sigmoid(), between)
 
 
 class Stem(nn.Module):
