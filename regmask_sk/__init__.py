@@ -16,6 +16,9 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regmask_sk.attribution import attribute as attribute
+    from regmask_sk.attribution import attribution_batches as attribution_batches
+    from regmask_sk.attribution import completeness_gap as completeness_gap
     from regmask_sk.baselines.backbone import BackboneRegressor as BackboneRegressor
     from regmask_sk.baselines.binned_signal import BinnedSignalRegressor as BinnedSignalRegressor
     from regmask_sk.baselines.enformer import EnformerRegressor as EnformerRegressor
@@ -129,6 +132,8 @@ _PUBLIC = {
     "activity_contact": "metrics",
     "agreement_scorer": "metrics",
     "agreement_table": "metrics",
+    "attribute": "attribution",
+    "attribution_batches": "attribution",
     "call_elements": "export",
     "call_peaks": "peaks",
     "check_loci": "loci",
@@ -137,6 +142,7 @@ _PUBLIC = {
     "comprehensiveness": "metrics",
     "consensus_elements": "metrics",
     "consensus_mask": "metrics",
+    "completeness_gap": "attribution",
     "cross_val_masks": "model_selection",
     "deletion_curve": "metrics",
     "export_masks": "export",

@@ -4,23 +4,35 @@ Expression in the simulated genome follows one rule: an element acts only where 
 chromatin meet. Two kinds of decoys look like elements and do nothing: open chromatin without a
 motif (as high and as wide as the real ones) and motifs in closed chromatin. No track alone and no
 sequence feature alone therefore tells the acting elements apart, and a mask can be scored against
-the truth.
+the truth. Harder rules can be added to this one: pairs of motifs that act only together, elements
+whose distance from the TSS decides what they do, and elements that act without a peak.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyBigWig
 
-KINDS = ("acting", "decoy_open", "decoy_motif")
+from regmask_sk._genome_files import BASES, write_bigwig, write_fasta
+from regmask_sk._planted import (
+    KINDS,
+    Rules,
+    choose_elements,
+    element_table,
+    make_motifs,
+    plant_elements,
+    site_table,
+)
+from regmask_sk._planting import erase_motifs, peaks, place_elements
+
 TRACKS = ("atac", "h3k27ac", "noise")
-_BASES = np.frombuffer(b"ACGT", dtype=np.uint8)
-_FASTA_LINE = 80
+
+__all__ = ["KINDS", "TRACKS", "SimulatedGenome", "simulate_genome"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +52,20 @@ class SimulatedGenome:
     elements_path : pathlib.Path
         ``elements.tsv``: tab-separated, the columns of `elements`.
     acting_path : pathlib.Path
-        ``elements.bed``: the acting elements alone; the name column is the gene.
+        ``elements.bed``: the elements of the acting kinds alone; the name column is the gene.
     loci : pandas.DataFrame
         Index ``gene``; columns chrom, tss, strand, expression.
     elements : pandas.DataFrame
-        One row an element: chrom, start, end, gene, kind (``"acting"``, ``"decoy_open"`` or
-        ``"decoy_motif"``), motif (its name; empty for open chromatin without a motif), height
+        One row an element: chrom, start, end, gene, kind (see Notes of :func:`simulate_genome`),
+        motif (names joined by ``+``; empty for open chromatin without a motif), height
         (of the accessibility peak relative to the mean peak; 0 where closed) and effect (what the
         element adds to the gene's expression; 0 for decoys).
     motifs : pandas.DataFrame
-        Index ``motif``; columns consensus (5' to 3') and effect (at a peak of height 1).
+        Index ``motif``; columns consensus (5' to 3') and effect (at a peak of height 1; of a
+        pair, that of both together; of the distal motif, that at the TSS).
+    sites : pandas.DataFrame
+        One row a planted site of a motif: chrom, start, end, strand, gene, kind and effect (of
+        the element that it belongs to, as a whole), motif, and element (its row in `elements`).
     """
 
     fasta: Path
@@ -60,6 +76,7 @@ class SimulatedGenome:
     loci: pd.DataFrame
     elements: pd.DataFrame
     motifs: pd.DataFrame
+    sites: pd.DataFrame
 
 
 def simulate_genome(
@@ -71,9 +88,18 @@ def simulate_genome(
     acting_per_gene: float = 1.5,
     decoy_open_per_gene: float = 1.5,
     decoy_motif_per_gene: float = 1.5,
+    grammar_per_gene: float = 0.0,
+    decoy_grammar_per_gene: float = 0.0,
+    distal_per_gene: float = 0.0,
+    closed_per_gene: float = 0.0,
     element_width: int = 64,
     promoter_length: int = 96,
     motif_effects: tuple[float, ...] = (1.0, 0.8, -1.0),
+    grammar_effect: float = 1.5,
+    grammar_spacing: int | None = None,
+    distal_effect: float = 1.5,
+    distal_reach: int | None = None,
+    closed_effect: float = 1.0,
     motif_width: int = 10,
     motif_fidelity: float = 0.95,
     sites_per_element: int = 2,
@@ -86,10 +112,11 @@ def simulate_genome(
     """Write a genome with planted regulatory elements to real FASTA and bigWig files.
 
     Each gene has a window of `length` base pairs around its TSS, and the windows do not overlap.
-    Elements of the three kinds are placed in each window at random, outside the promoter, never
-    overlapping. A gene's expression is the sum, over its acting elements, of the effect of the
-    element's motif times the height of its accessibility peak, plus Gaussian noise. Neither the
-    distance to the TSS nor the orientation of a motif matters.
+    Elements are placed in each window at random, outside the promoter, never overlapping. A
+    gene's expression is the sum of what its elements add, plus Gaussian noise. With the defaults
+    there are three kinds, an acting one and two of decoys, an acting element adds the effect of
+    its motif times the height of its accessibility peak, and neither the distance to the TSS nor
+    the orientation of a motif matters. Notes has the kinds that can be added.
 
     Parameters
     ----------
@@ -103,6 +130,9 @@ def simulate_genome(
         Window around each TSS, in base pairs, that holds the gene's elements.
     acting_per_gene, decoy_open_per_gene, decoy_motif_per_gene : float, default=1.5
         Mean number of elements of each kind in a window.
+    grammar_per_gene, decoy_grammar_per_gene, distal_per_gene, closed_per_gene : float, default=0
+        The same for the kinds that can be added; `distal_per_gene` counts the distal elements
+        that act and those that are too far to act.
     element_width : int, default=64
         Width of every element, in base pairs: the full width at half maximum of its peak.
     promoter_length : int, default=96
@@ -110,13 +140,25 @@ def simulate_genome(
     motif_effects : tuple of float, default=(1.0, 0.8, -1.0)
         Effect of each motif at a peak of mean height; its length is the number of motifs. A
         negative effect is a repressor's.
+    grammar_effect : float, default=1.5
+        Effect of a pair of motifs at a peak of mean height.
+    grammar_spacing : int or None, default=None
+        Base pairs between the two sites of a pair that acts, the first 5' of the second on one
+        strand; None for any distance, order and strands within the element.
+    distal_effect : float, default=1.5
+        Effect of a distal element of mean height at the TSS, from where it falls with distance.
+    distal_reach : int or None, default=None
+        Base pairs from the TSS beyond which distal elements do nothing; None for a quarter of
+        `length`.
+    closed_effect : float, default=1.0
+        Effect of an element without a peak.
     motif_width : int, default=10
         Width of a motif, in base pairs. The consensus sequences are drawn at random.
     motif_fidelity : float, default=0.95
         Probability that one base of a planted site is that of the consensus; otherwise it is one
         of the other three.
     sites_per_element : int, default=2
-        Number of sites of its motif in each element that has one.
+        Number of sites of its motif in each element that has one. A pair has one site of each.
     noise : float, default=0.3
         Standard deviation of the noise on the expression, as a multiple of the standard deviation
         of the noiseless expression.
@@ -141,6 +183,29 @@ def simulate_genome(
     FileExistsError
         If a file of that name exists and `overwrite` is false.
 
+    Notes
+    -----
+    ====================  ======  =====================================  ========================
+    kind                  peak    sites                                  adds to the expression
+    ====================  ======  =====================================  ========================
+    ``acting``            yes     of one of ``motif_effects``            effect times height
+    ``decoy_open``        yes     none                                   nothing
+    ``decoy_motif``       no      of one of ``motif_effects``            nothing
+    ``acting_grammar``    yes     of both motifs of a pair               effect times height
+    ``decoy_grammar``     yes     of one motif of the pair, twice; with  nothing
+                                  `grammar_spacing` half of them have both
+                                  at another distance
+    ``acting_distal``     yes     of the distal motif, at a distance     effect times height times
+                                  ``d <= distal_reach`` from the TSS     ``exp(-d / distal_reach)``
+    ``decoy_distal``      yes     the same, farther away                 nothing
+    ``acting_closed``     no      of a motif of its own                  effect
+    ====================  ======  =====================================  ========================
+
+    The distance of an element is that of its middle. The two motifs of a pair, the distal motif
+    and that of elements without a peak are motifs of their own: ``pair1``, ``pair2``,
+    ``distal`` and ``pioneer``, after the factors that bind closed chromatin. Elements without a
+    peak bound what a mask or a model can find from tracks.
+
     Examples
     --------
     >>> import tempfile
@@ -150,6 +215,18 @@ def simulate_genome(
     ['atac.bw', 'elements.bed', 'elements.tsv', 'genome.fa', 'h3k27ac.bw', 'loci.tsv', 'noise.bw']
     >>> genome.loci.shape
     (20, 4)
+
+    Its harder kinds, and the truth as a table:
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     genome = simulate_genome(
+    ...         folder, n_chroms=2, n_genes=40, length=2048, grammar_per_gene=1,
+    ...         distal_per_gene=1, closed_per_gene=1, random_state=0,
+    ...     )
+    >>> sorted(genome.elements.loc[genome.elements["effect"] != 0, "kind"].unique())
+    ['acting', 'acting_closed', 'acting_distal', 'acting_grammar']
+    >>> genome.sites.columns.tolist()
+    ['chrom', 'start', 'end', 'strand', 'gene', 'kind', 'effect', 'motif', 'element']
     """
     for name, value, least in (
         ("n_chroms", n_chroms, 1),
@@ -161,8 +238,11 @@ def simulate_genome(
         ("sites_per_element", sites_per_element, 1),
         ("bin_size", bin_size, 1),
         ("random_state", random_state, 0),
+        ("grammar_spacing", grammar_spacing, 0),
+        ("distal_reach", distal_reach, 1),
     ):
-        _check_int(name, value, least)
+        if value is not None or name not in ("grammar_spacing", "distal_reach"):
+            _check_int(name, value, least)
     for name, number, low, high in (
         ("motif_fidelity", motif_fidelity, 0.0, 1.0),
         ("noise", noise, 0.0, np.inf),
@@ -170,6 +250,13 @@ def simulate_genome(
         ("acting_per_gene", acting_per_gene, 0.0, np.inf),
         ("decoy_open_per_gene", decoy_open_per_gene, 0.0, np.inf),
         ("decoy_motif_per_gene", decoy_motif_per_gene, 0.0, np.inf),
+        ("grammar_per_gene", grammar_per_gene, 0.0, np.inf),
+        ("decoy_grammar_per_gene", decoy_grammar_per_gene, 0.0, np.inf),
+        ("distal_per_gene", distal_per_gene, 0.0, np.inf),
+        ("closed_per_gene", closed_per_gene, 0.0, np.inf),
+        ("grammar_effect", grammar_effect, -np.inf, np.inf),
+        ("distal_effect", distal_effect, -np.inf, np.inf),
+        ("closed_effect", closed_effect, -np.inf, np.inf),
     ):
         _check_number(name, number, low, high)
     if n_genes < n_chroms:
@@ -182,11 +269,12 @@ def simulate_genome(
             f"motif_effects is {motif_effects!r}; expected at least one finite number, one for "
             "each motif."
         )
-    if sites_per_element * motif_width > element_width:
+    has_pairs = grammar_per_gene + decoy_grammar_per_gene > 0
+    if max(sites_per_element, 2 if has_pairs else 1) * motif_width > element_width:
         raise ValueError(
-            f"sites_per_element ({sites_per_element}) times motif_width ({motif_width}) is more "
-            f"than element_width ({element_width}): the sites do not fit. Widen the elements or "
-            "plant fewer sites."
+            f"sites_per_element ({sites_per_element}; a pair has 2) times motif_width "
+            f"({motif_width}) is more than element_width ({element_width}): the sites do not fit. "
+            "Widen the elements or plant fewer sites."
         )
     if bin_size > element_width // 2:
         raise ValueError(
@@ -211,8 +299,26 @@ def simulate_genome(
             f"{folder} already holds {', '.join(existing)}. Choose another out_dir, or pass "
             "overwrite=True."
         )
-    rates = np.array([acting_per_gene, decoy_open_per_gene, decoy_motif_per_gene])
+    rules = Rules(
+        element_width=element_width,
+        motif_effects=motif_effects,
+        grammar_effect=grammar_effect,
+        grammar_spacing=grammar_spacing,
+        distal_effect=distal_effect,
+        distal_reach=-(-length // 4) if distal_reach is None else distal_reach,
+        closed_effect=closed_effect,
+        motif_width=motif_width,
+        motif_fidelity=motif_fidelity,
+        sites_per_element=sites_per_element,
+    )
+    if has_pairs:
+        rules.wrong_spacings()
+    # Of the kinds in the order of KINDS; distance decides which distal elements act.
+    added = [grammar_per_gene, decoy_grammar_per_gene, distal_per_gene, 0.0, closed_per_gene]
+    rates = np.array([acting_per_gene, decoy_open_per_gene, decoy_motif_per_gene, *added])
     rng = np.random.default_rng(random_state)
+    # What the added kinds draw, they draw from a stream of their own.
+    more = rng.spawn(1)[0] if sum(added) > 0 else None
 
     # Genes: window g of a chromosome is centred in its own stretch of `spacing` bp, and the gap
     # between stretches leaves room for shifted windows.
@@ -225,40 +331,31 @@ def simulate_genome(
     absolute_tss = offsets[chrom_of_gene] + tss
     strand = np.where(rng.random(n_genes) < 0.5, "+", "-")
 
-    motifs = _draw_motifs(rng, len(motif_effects), motif_width)
-    gene, start, kind = _place_elements(rng, n_genes, length, element_width, promoter_length, rates)
+    motifs = make_motifs(rng, more, rules)
+    gene, start, kind = place_elements(rng, n_genes, length, element_width, promoter_length, rates)
     start = start + absolute_tss[gene] - length // 2
-    has_motif = kind != KINDS.index("decoy_open")
-    is_open = kind != KINDS.index("decoy_motif")
-    motif = np.where(has_motif, rng.integers(len(motif_effects), size=len(kind)), -1)
-    # Decoys draw their heights from the same distribution as the acting elements.
-    height = np.where(is_open, rng.uniform(0.6, 1.4, size=len(kind)), 0.0)
-    effect = np.where(
-        kind == KINDS.index("acting"), np.asarray(motif_effects, float)[motif] * height, 0.0
-    )
+    centre = start + element_width / 2
+    planted = choose_elements(rng, more, rules, kind, np.abs(centre - absolute_tss[gene]))
 
     codes = rng.integers(0, 4, size=offsets[-1], dtype=np.uint8)
-    _erase_motifs(codes, motifs)
-    _plant_sites(
-        rng, codes, motifs, start[has_motif], motif[has_motif], element_width, sites_per_element,
-        motif_fidelity,
-    )  # fmt: skip
+    erase_motifs(codes, motifs.consensus)
+    sites = plant_elements(rng, more, rules, codes, motifs.consensus, start, planted)
 
-    signal = np.bincount(gene, weights=effect, minlength=n_genes)
+    signal = np.bincount(gene, weights=planted.effect, minlength=n_genes)
     expression = signal + noise * signal.std() * rng.standard_normal(n_genes)
 
-    centre = start + element_width / 2
-    peaks = np.concatenate([centre[is_open], absolute_tss])
-    heights = np.concatenate([height[is_open], rng.uniform(0.6, 1.4, size=n_genes)])
+    is_open = planted.is_open
+    tops = np.concatenate([centre[is_open], absolute_tss])
+    heights = np.concatenate([planted.height[is_open], rng.uniform(0.6, 1.4, size=n_genes)])
     widths = np.concatenate(
         [np.full(is_open.sum(), element_width), np.full(n_genes, max(promoter_length, bin_size))]
     )
     n_bins = offsets[-1] // bin_size
-    stray = rng.uniform(0, offsets[-1], size=len(peaks))
+    stray = rng.uniform(0, offsets[-1], size=len(tops))
     rate = {
-        "atac": _peaks(n_bins, bin_size, peaks, heights, widths),
-        "h3k27ac": 0.5 * _peaks(n_bins, bin_size, peaks, heights, np.full(len(peaks), 400.0)),
-        "noise": _peaks(n_bins, bin_size, stray, heights, widths),
+        "atac": peaks(n_bins, bin_size, tops, heights, widths),
+        "h3k27ac": 0.5 * peaks(n_bins, bin_size, tops, heights, np.full(len(tops), 400.0)),
+        "noise": peaks(n_bins, bin_size, stray, heights, widths),
     }
 
     names = np.array([f"chr{i + 1}" for i in range(n_chroms)])
@@ -271,37 +368,26 @@ def simulate_genome(
         },
         index=pd.Index([f"gene{i:05d}" for i in range(n_genes)], name="gene"),
     )
-    local = start - offsets[chrom_of_gene[gene]]
-    motif_names = np.array([*(f"motif{i + 1}" for i in range(len(motifs))), ""])
-    elements = pd.DataFrame(
-        {
-            "chrom": names[chrom_of_gene[gene]].tolist(),
-            "start": local.astype(np.int64),
-            "end": (local + element_width).astype(np.int64),
-            "gene": loci.index.to_numpy()[gene].tolist(),
-            "kind": np.array(KINDS)[kind].tolist(),
-            "motif": motif_names[motif].tolist(),
-            "height": height,
-            "effect": effect,
-        }
-    )
+    to_chrom = offsets[chrom_of_gene]  # the start of each gene's chromosome in the one genome
+    elements = element_table(loci, to_chrom, gene, start, planted, motifs, rules)
+    site_rows = site_table(elements, to_chrom[gene], sites, motifs, rules)
     motif_table = pd.DataFrame(
         {
-            "consensus": [_BASES[m].tobytes().decode() for m in motifs],
-            "effect": np.asarray(motif_effects, dtype=float),
+            "consensus": [BASES[m].tobytes().decode() for m in motifs.consensus],
+            "effect": np.asarray(motifs.effects),
         },
-        index=pd.Index(motif_names[:-1].tolist(), name="motif"),
+        index=pd.Index(list(motifs.names), name="motif"),
     )
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write_fasta(paths["genome.fa"], names, [codes[a:b] for a, b in _pairs(offsets)])
+    write_fasta(paths["genome.fa"], names, [codes[a:b] for a, b in _pairs(offsets)])
     for track, mean in rate.items():
         counts = rng.poisson(depth * (0.05 + mean)).astype(np.float32)
         per_chrom = [counts[a // bin_size : b // bin_size] for a, b in _pairs(offsets)]
-        _write_bigwig(paths[f"{track}.bw"], names, sizes, per_chrom, bin_size)
+        write_bigwig(paths[f"{track}.bw"], names, sizes, per_chrom, bin_size)
     loci.to_csv(paths["loci.tsv"], sep="\t")
     elements.to_csv(paths["elements.tsv"], sep="\t", index=False)
-    elements.loc[elements["kind"] == "acting", ["chrom", "start", "end", "gene"]].to_csv(
+    elements.loc[planted.is_acting, ["chrom", "start", "end", "gene"]].to_csv(
         paths["elements.bed"], sep="\t", index=False, header=False
     )
     return SimulatedGenome(
@@ -313,10 +399,11 @@ def simulate_genome(
         loci=loci,
         elements=elements,
         motifs=motif_table,
+        sites=site_rows,
     )
 
 
-def _check_int(name: str, value: int, least: int) -> None:
+def _check_int(name: str, value: int | None, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}.")
 
@@ -331,146 +418,6 @@ def _check_number(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} is {value!r}; expected a finite number.")
 
 
-def _pairs(offsets: np.ndarray) -> zip[tuple[int, int]]:
+def _pairs(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
     """Start and end of each chromosome in the one long genome."""
     return zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-
-
-def _reverse_complement(codes: np.ndarray) -> np.ndarray:
-    return 3 - codes[..., ::-1]
-
-
-def _draw_motifs(rng: np.random.Generator, n_motifs: int, width: int) -> np.ndarray:
-    """Draw consensus sequences, (n_motifs, width) codes, that no shift makes look alike."""
-    chosen: list[np.ndarray] = []
-    for _ in range(10_000):
-        motif = rng.integers(0, 4, size=width, dtype=np.uint8)
-        # A motif that repeats one base or equals its own reverse complement is no fair example.
-        if np.bincount(motif, minlength=4).max() > width // 2:
-            continue
-        others = [*chosen, *(_reverse_complement(m) for m in chosen), _reverse_complement(motif)]
-        if all((motif != other).sum() >= width // 2 for other in others):
-            chosen.append(motif)
-        if len(chosen) == n_motifs:
-            return np.stack(chosen)
-    raise ValueError(
-        f"motif_effects asks for {n_motifs} motifs of {width} bp, but only {len(chosen)} distinct "
-        "ones were found. Use fewer motifs or a larger motif_width."
-    )
-
-
-def _place_elements(
-    rng: np.random.Generator,
-    n_genes: int,
-    length: int,
-    width: int,
-    promoter: int,
-    rates: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gene, start (column of the window) and kind of every element.
-
-    Each side of the promoter is cut into slots half an element wider than an element; a slot
-    holds one element or none, and what is left over shifts the slots at random.
-    """
-    slot = width + width // 2
-    # The flank of a promoter keeps its peak and the first element's apart.
-    side = length // 2 - promoter // 2 - width // 2
-    per_side = max(side // slot, 0)
-    n_slots = 2 * per_side
-    if rates.sum() > n_slots:
-        raise ValueError(
-            f"acting_per_gene + decoy_open_per_gene + decoy_motif_per_gene is {rates.sum():g}, "
-            f"but a window of {length} bp has room for {n_slots} elements of {width} bp. Raise "
-            "length, or lower the numbers or element_width."
-        )
-    left = np.arange(per_side) * slot
-    right = length - side + left
-    shift = rng.integers(0, side - per_side * slot + 1, size=(n_genes, 2))
-    starts = np.concatenate([left + shift[:, :1], right + shift[:, 1:]], axis=1)
-    starts = starts + rng.integers(0, slot - width + 1, size=starts.shape)
-    edges = np.cumsum(rates) / max(n_slots, 1)
-    kind = np.searchsorted(edges, rng.random(starts.shape), side="right")
-    gene, column = np.nonzero(kind < len(KINDS))
-    order = np.lexsort((starts[gene, column], gene))
-    gene, column = gene[order], column[order]
-    return gene, starts[gene, column], kind[gene, column]
-
-
-def _find(codes: np.ndarray, motif: np.ndarray) -> np.ndarray:
-    """Start of every exact match of a motif, on the forward strand."""
-    n = len(codes) - len(motif) + 1
-    hits = np.flatnonzero(codes[:n] == motif[0])
-    for i in range(1, len(motif)):
-        hits = hits[codes[hits + i] == motif[i]]
-    return hits
-
-
-def _erase_motifs(codes: np.ndarray, motifs: np.ndarray) -> None:
-    """Change a base of every chance match, in place, so that only planted sites are sites."""
-    both = [m for motif in motifs for m in (motif, _reverse_complement(motif))]
-    changed = True
-    while changed:
-        changed = False
-        for motif in both:
-            hits = _find(codes, motif)
-            middle = hits + len(motif) // 2
-            codes[middle] = (codes[middle] + 1) % 4
-            changed |= len(hits) > 0
-
-
-def _plant_sites(
-    rng: np.random.Generator,
-    codes: np.ndarray,
-    motifs: np.ndarray,
-    start: np.ndarray,
-    motif: np.ndarray,
-    width: int,
-    n_sites: int,
-    fidelity: float,
-) -> None:
-    """Write `n_sites` sites of its motif into each element, in place, on random strands."""
-    share = width // n_sites
-    motif_width = motifs.shape[1]
-    shape = (len(start), n_sites)
-    offset = np.arange(n_sites) * share + rng.integers(0, share - motif_width + 1, size=shape)
-    sites = np.broadcast_to(motifs[motif][:, None], (*shape, motif_width))
-    flipped = rng.random(shape) < 0.5
-    sites = np.where(flipped[..., None], _reverse_complement(sites), sites)
-    wrong = rng.random(sites.shape) >= fidelity
-    sites = np.where(wrong, (sites + rng.integers(1, 4, size=sites.shape)) % 4, sites)
-    where = start[:, None, None] + offset[..., None] + np.arange(motif_width)
-    codes[where] = sites
-
-
-def _peaks(
-    n_bins: int, bin_size: int, centre: np.ndarray, height: np.ndarray, width: np.ndarray
-) -> np.ndarray:
-    """Sum of flat-topped peaks, (n_bins,), with the given full widths at half maximum in bp."""
-    reach = int(np.ceil(width.max() / bin_size)) + 1
-    bins = (centre // bin_size).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
-    distance = (bins + 0.5) * bin_size - centre[:, None]
-    value = height[:, None] * np.exp(-np.log(2) * (2 * distance / width[:, None]) ** 4)
-    inside = (bins >= 0) & (bins < n_bins)
-    return np.bincount(bins[inside], weights=value[inside], minlength=n_bins)
-
-
-def _write_fasta(path: Path, names: np.ndarray, chroms: list[np.ndarray]) -> None:
-    with path.open("wb") as handle:
-        for name, codes in zip(names, chroms, strict=True):
-            handle.write(f">{name}\n".encode())
-            letters = _BASES[codes]
-            whole = len(letters) // _FASTA_LINE * _FASTA_LINE
-            lines = letters[:whole].reshape(-1, _FASTA_LINE)
-            newline = np.full((len(lines), 1), ord("\n"), dtype=np.uint8)
-            handle.write(np.concatenate([lines, newline], axis=1).tobytes())
-            if whole < len(letters):
-                handle.write(letters[whole:].tobytes() + b"\n")
-
-
-def _write_bigwig(
-    path: Path, names: np.ndarray, sizes: np.ndarray, values: list[np.ndarray], bin_size: int
-) -> None:
-    with pyBigWig.open(str(path), "w") as handle:
-        handle.addHeader([(str(n), int(s)) for n, s in zip(names, sizes, strict=True)])
-        for name, value in zip(names, values, strict=True):
-            handle.addEntries(str(name), 0, values=value, span=bin_size, step=bin_size)

@@ -13,7 +13,7 @@ import pyBigWig
 import pytest
 from conftest import write_bigwig, write_fasta
 
-from regmask_sk import read_regions
+from regmask_sk import TSSWindows, read_regions, simulate_genome
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 LENGTH = 2_048  # of a contig; the middle half has signal
@@ -182,3 +182,68 @@ def test_the_yeast_benchmark_runs_on_files_of_that_layout(
     with pytest.raises(SystemExit):
         example["main"]([str(tmp_path), "--estimators", "oracle"])
     assert "no estimator oracle; known are RegMask, soft" in capsys.readouterr().err
+
+
+def test_the_attribution_benchmark_scores_masks_and_attributions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / "attribution_benchmark.py"))
+    # Windows as small as the elements allow.
+    example["main"].__globals__.update(LENGTH=384, PROMOTER=32, ELEMENT=24)
+    out = tmp_path / "out"
+    words = ["--genes", "64", "--epochs", "1", "--mutated", "1", "--scored", "12"]
+    words += ["--out", str(out)]
+    example["main"](words)
+    printed = capsys.readouterr().out
+    table = pd.read_csv(out / "results.tsv", sep="\t")
+    cell = out / "cells" / "seed0_noise0.3.tsv"
+    assert "seed0_noise0.3.tsv" in printed
+    assert (out / "results.md").read_text() in printed
+    assert set(table["model"]) == {"RegMask", "twin", "control"}
+    assert set(table.loc[table["method"] == "mutagenesis", "genes"]) == {1}
+    methods = table[(table["genes"] == 12) & (table["model"] == "twin")]["method"]
+    assert set(methods) == set(example["METHODS"])
+    whole = table[(table["genes"] == 12) & (table["kind"] == "all")]
+    whole = whole.set_index(["target", "method", "model"])
+    assert whole["average_precision"].between(0, 1).all()
+    bases = whole.loc["bases"]
+    track = bases.loc[("accessibility track", "control")]
+    assert track["average_precision"] > 1.3 * track["base_rate"]
+    # What has been computed is not computed again, and other settings have another folder.
+    before = cell.stat().st_mtime_ns
+    example["main"](words)
+    assert cell.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        example["main"]([*words, "--epochs", "2"])
+    assert "Name another folder with --out" in capsys.readouterr().err
+
+
+def test_the_attribution_benchmark_judges_by_the_truth(tmp_path: Path) -> None:
+    example = runpy.run_path(str(EXAMPLES / "attribution_benchmark.py"))
+    length, width = example["LENGTH"], example["ELEMENT"]
+    genome = simulate_genome(
+        tmp_path, n_chroms=2, n_genes=40, length=length, promoter_length=example["PROMOTER"],
+        element_width=width, random_state=1, **example["RATES"],
+    )  # fmt: skip
+    windows = TSSWindows(length).fit_transform(genome.loci)
+    truth = example["Truth"](genome, windows[:30])
+    elements = genome.elements[genome.elements["gene"].isin(genome.loci.index[:30])]
+    oracle = np.zeros((30, length))
+    for row in elements.itertuples():
+        gene = genome.loci.index.get_loc(row.gene)
+        if row.kind.startswith("acting"):
+            mid, tss = row.start + width // 2, genome.loci["tss"].iloc[gene]
+            sign = 1 if genome.loci["strand"].iloc[gene] == "+" else -1
+            columns = length // 2 + sign * (np.arange(row.start, row.end) - tss)
+            oracle[gene, columns] = 1.0
+            assert abs(mid - tss) < length // 2
+    for target in ("bases", "elements"):
+        for kind in ("all", *example["KINDS"]):
+            precision, rate = truth.judge(oracle, target, kind)
+            assert precision == pytest.approx(1.0)
+            assert 0.0 < rate < 0.8
+    # The sites are a part of the elements: an oracle of elements finds them among other bases.
+    precision, rate = truth.judge(oracle, "sites", "acting")
+    assert precision == pytest.approx(1.0)
+    assert rate < truth.judge(oracle, "bases", "acting")[1]
+    assert truth.judge(1.0 - oracle, "bases", "all")[0] < 0.2
