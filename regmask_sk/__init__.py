@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from regmask_sk.features import SignalChannels as SignalChannels
     from regmask_sk.features import TSSWindows as TSSWindows
     from regmask_sk.features import WindowCache as WindowCache
+    from regmask_sk.gene_models import read_gene_models as read_gene_models
     from regmask_sk.genome import BigWigReader as BigWigReader
     from regmask_sk.genome import FastaReader as FastaReader
     from regmask_sk.loci import check_loci as check_loci
@@ -78,8 +79,17 @@ if TYPE_CHECKING:
     from regmask_sk.peaks import call_peaks as call_peaks
     from regmask_sk.persistence import load_model as load_model
     from regmask_sk.persistence import save_model as save_model
-    from regmask_sk.plotting import plot_locus as plot_locus
+    from regmask_sk.plotting.benchmark import BenchmarkDisplay as BenchmarkDisplay
+    from regmask_sk.plotting.front import SparsityFrontDisplay as SparsityFrontDisplay
+    from regmask_sk.plotting.heatmap import MaskHeatmapDisplay as MaskHeatmapDisplay
+    from regmask_sk.plotting.history import HistoryDisplay as HistoryDisplay
+    from regmask_sk.plotting.locus import LocusDisplay as LocusDisplay
+    from regmask_sk.plotting.locus_figure import plot_locus as plot_locus
+    from regmask_sk.plotting.predictions import PredictionDisplay as PredictionDisplay
+    from regmask_sk.plotting.profile import MaskProfileDisplay as MaskProfileDisplay
     from regmask_sk.regressor import RegMaskRegressor as RegMaskRegressor
+    from regmask_sk.report.elements import read_motif_table as read_motif_table
+    from regmask_sk.report.write import write_report as write_report
     from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
     from regmask_sk.tuning import SparsityTuning as SparsityTuning
     from regmask_sk.tuning import tune_sparsity as tune_sparsity
@@ -90,6 +100,7 @@ __version__ = metadata.version("regmask_sk")
 # Public name -> the module that defines it. The imports above tell type checkers the same.
 _PUBLIC = {
     "BackboneRegressor": "baselines.backbone",
+    "BenchmarkDisplay": "plotting.benchmark",
     "BigWigReader": "genome",
     "BinnedSignalRegressor": "baselines.binned_signal",
     "ChromosomeKFold": "model_selection",
@@ -99,14 +110,20 @@ _PUBLIC = {
     "EnformerRegressor": "baselines.enformer",
     "FastaReader": "genome",
     "GraphRegRegressor": "baselines.graphreg",
+    "HistoryDisplay": "plotting.history",
     "LeaveCellTypesOut": "model_selection",
     "LeaveChromosomesOut": "model_selection",
+    "LocusDisplay": "plotting.locus",
+    "MaskHeatmapDisplay": "plotting.heatmap",
+    "MaskProfileDisplay": "plotting.profile",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
+    "PredictionDisplay": "plotting.predictions",
     "PrismRegressor": "baselines.prism",
     "RegMaskRegressor": "regressor",
     "SequenceChannels": "features",
     "SignalChannels": "features",
+    "SparsityFrontDisplay": "plotting.front",
     "SparsityTuning": "tuning",
     "TSSWindows": "features",
     "TwelveFold": "model_selection",
@@ -142,10 +159,12 @@ _PUBLIC = {
     "masks_over_fits": "metrics",
     "overlap_enrichment": "metrics",
     "pair_table": "metrics",
-    "plot_locus": "plotting",
+    "plot_locus": "plotting.locus_figure",
     "position_only_mask": "ops.positions",
     "read_crispri_pairs": "metrics",
+    "read_gene_models": "gene_models",
     "read_loci": "loci",
+    "read_motif_table": "report.elements",
     "read_regions": "loci",
     "region_labels": "metrics",
     "regression_metrics": "metrics",
@@ -157,6 +176,7 @@ _PUBLIC = {
     "sufficiency": "metrics",
     "top_share": "metrics",
     "tune_sparsity": "tuning",
+    "write_report": "report.write",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all: beside their place first, then moved there."""
+"""Write files and folders whole or not at all; versions to write into them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,32 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
 _UNFINISHED = "unfinished-"
+
+# Those that results may depend on.
+_PACKAGES = ("regmask_sk", "torch", "numpy", "scipy", "scikit-learn", "pandas", "skorch")
+
+
+def package_versions() -> dict[str, str]:
+    """Name the versions that a result was made with.
+
+    Returns
+    -------
+    dict of str to str
+        Of Python, this package and those that results may depend on.
+
+    Examples
+    --------
+    >>> list(package_versions())[:2]
+    ['Python', 'regmask_sk']
+    """
+    return {"Python": platform.python_version()} | {
+        name: metadata.version(name) for name in _PACKAGES
+    }
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from regmask_sk._tuning_trials import FOLDS, Objectives
+from regmask_sk.plotting._axes import bare, need_matplotlib
+from regmask_sk.plotting.front import SparsityFrontDisplay
 
 if TYPE_CHECKING:
     import optuna
@@ -115,30 +117,14 @@ class SparsityTuning:
         ImportError
             If matplotlib is not installed.
         """
+        need_matplotlib("plot")
         from matplotlib.figure import Figure
 
         several = len(self.best_params_) > 1 and self._n_finished > 1
         if figure is None:
             figure = Figure(figsize=(9.0 if several else 5.5, 4.0), layout="constrained")
         axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
-        done = self.trials[self.trials["state"] == "COMPLETE"]
-        front, best = self.front, self.trials.loc[self.best_number_]
-        lowest = done.loc[done["error"].idxmin()]
-        axes[0].errorbar(
-            done["kept"], done["error"], yerr=done["error_se"], fmt="o", ms=4, lw=0.8,
-            color="0.6", label="trial",
-        )  # fmt: skip
-        axes[0].plot(
-            front["kept"], front["error"], "-o", ms=4, color="#0072B2", label="front", zorder=3
-        )
-        axes[0].axhline(lowest["error"] + lowest["error_se"], ls=":", color="0.3", lw=1.0)
-        axes[0].plot(
-            best["kept"], best["error"], "o", ms=12, mfc="none", mec="#D55E00", mew=2.0,
-            label="chosen",
-        )  # fmt: skip
-        axes[0].set(xlabel="share of bases kept", ylabel="held-out mean squared error")
-        axes[0].legend(frameon=False)
-        axes[0].spines[["top", "right"]].set_visible(False)
+        SparsityFrontDisplay.from_tuning(self, ax=axes[0])
         if several:
             self._draw_importances(axes[1])
         return figure
@@ -163,6 +149,7 @@ class SparsityTuning:
         ValueError
             If fewer than two trials are finished.
         """
+        need_matplotlib("plot_importances")
         from matplotlib.figure import Figure
 
         if figure is None:
@@ -180,7 +167,7 @@ class SparsityTuning:
         axes.set_yticks(rows, [name.rpartition("__")[2] for name in error.index])
         axes.set(xlabel="importance", xlim=(0.0, 1.0))
         axes.legend(frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        bare(axes)
 
 
 def trial_table(study: optuna.Study) -> pd.DataFrame:

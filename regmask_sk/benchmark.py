@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from regmask_sk import _benchmark_plot, _benchmark_tables
+from regmask_sk import _benchmark_tables
 from regmask_sk._benchmark_cells import SCORES, Outcome, Task
 from regmask_sk._benchmark_plan import (
     Cell,
@@ -30,6 +30,8 @@ from regmask_sk._benchmark_plan import (
 )
 from regmask_sk._benchmark_run import find, keep, run_tasks
 from regmask_sk._files import write_whole
+from regmask_sk.plotting._axes import need_matplotlib
+from regmask_sk.plotting.benchmark import BenchmarkDisplay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -177,7 +179,13 @@ class Comparison:
         ValueError
             If there is no such metric.
         """
-        return _benchmark_plot.draw(self.cells, self.summary(), metrics, figure)
+        need_matplotlib("plot")
+        display = BenchmarkDisplay(self.cells, self.summary(), metrics)
+        if figure is None:  # not pyplot's: nothing is left open
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=display._size(), layout="constrained")
+        return display.plot(figure=figure).figure_
 
     def save(
         self, folder: str | os.PathLike[str], *, reference: str | None = None, plot: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import Pipeline
 
+from regmask_sk._files import package_versions
 from regmask_sk.baselines.binned_signal import BinnedSignalRegressor
 from regmask_sk.datasets import SimulatedGenome, simulate_genome
 from regmask_sk.export import export_masks, gene_elements
@@ -87,7 +89,13 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, Any]:
     _say("writing")
     model.set_params(mask="soft")
     cached = [step for step in pipeline.steps if step[0] != "cache"]
-    save_model(Pipeline(cached), folder / "model", overwrite=True)
+    notes = {
+        "target": "expression",
+        "test_chroms": list(_TEST_CHROMS),
+        "command": shlex.join(["regmask", "demo", "--out", str(out), "--seed", str(seed)]),
+        "versions": package_versions(),
+    }
+    save_model(Pipeline(cached), folder / "model", overwrite=True, notes=notes)
     model.history_.to_csv(folder / "history.tsv", sep="\t", index=False)
     predictions = {"predicted": model.predict(windows), "measured": y_test}
     pd.DataFrame(predictions, index=test_loci.index).to_csv(folder / "predictions.tsv", sep="\t")

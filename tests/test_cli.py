@@ -711,7 +711,7 @@ def test_wrong_commands(words: list[str], run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "fit", "predict", "mask", "cv", "tune", "benchmark", "info"]
+    "command", ["", "demo", "fit", "predict", "mask", "cv", "tune", "report", "benchmark", "info"]
 )
 def test_help(command: str, run: Any) -> None:
     result = run(*[command] * bool(command), "--help")

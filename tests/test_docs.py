@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import regmask_sk
-from regmask_sk import RegMaskRegressor, SignalChannels, TSSWindows, export_masks
+from regmask_sk import RegMaskRegressor, SignalChannels, TSSWindows, export_masks, write_report
 from regmask_sk.cli import main
 from regmask_sk.cli.benchmark import TABLES
 from regmask_sk.cli.options import REGRESSOR_OPTIONS, build_parser
@@ -206,6 +206,10 @@ def defaults(command: str) -> dict[str, Any]:
             "scaling": signal["scaling"].default,
             "missing": signal["missing"].default,
         }
+    if command == "report":
+        known = inspect.signature(write_report).parameters
+        calling = {name: known[name].default for name in ("threshold", "min_width", "merge_gap")}
+        return calling | {"elements": known["n_elements"].default}
     if command == "mask":
         known = inspect.signature(export_masks).parameters
         return {

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +15,10 @@ from regmask_sk._files import write_whole
 from regmask_sk.cli.files import check_free, check_writable
 from regmask_sk.cli.genes import check_split, on_chromosomes, read_genes, target_values
 from regmask_sk.cli.messages import say
+from regmask_sk.cli.models import model_and_loci, model_folder
 from regmask_sk.cli.results import check_fit_files, prediction_table, write_fit
 from regmask_sk.cli.shared_options import LOCI_OPTIONS
 from regmask_sk.cli.steps import check_genome_files, given, model_pipeline
-from regmask_sk.cli.values import tracks_of
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -56,7 +53,7 @@ def _fit(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     check_free(args.out, args.force)
     check_writable(args.out.parent)
-    model, loci, notes = _model_and_loci(args)
+    model, loci, notes = model_and_loci(args)
     target = args.target or str(notes.get("target"))
     measured = None
     if args.target or target in loci.columns:
@@ -75,7 +72,7 @@ def _mask(args: argparse.Namespace) -> None:
     for path in files.values():
         check_free(path, args.force)
         check_writable(path.parent)
-    model, loci, _ = _model_and_loci(args)
+    model, loci, _ = model_and_loci(args)
 
     from regmask_sk.export import export_masks
 
@@ -95,7 +92,7 @@ def _mask(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
     from regmask_sk.persistence import describe_model
 
-    model = describe_model(_model_folder(args.model))
+    model = describe_model(model_folder(args.model))
     print(f"model: {model.path}")
     print(f"written by: regmask_sk {model.package_version}")
     for step in model.steps:
@@ -130,6 +127,10 @@ def _tune(args: argparse.Namespace) -> None:
     import_module("regmask_sk.cli.search").run_tune(args)
 
 
+def _report(args: argparse.Namespace) -> None:
+    import_module("regmask_sk.cli.report").run_report(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "fit": _fit,
@@ -137,57 +138,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "mask": _mask,
     "cv": _cv,
     "tune": _tune,
+    "report": _report,
     "benchmark": _benchmark,
     "info": _info,
 }
-
-# --- models ----------------------------------------------------------------------------------
-
-
-def _model_folder(path: str) -> Path:
-    """Return the model's folder, given it or the --out folder of fit."""
-    folder = Path(path)
-    inner = folder / "model"
-    return inner if not (folder / "model.json").exists() and inner.is_dir() else folder
-
-
-def _model_and_loci(args: argparse.Namespace) -> tuple[Any, pd.DataFrame, dict[str, Any]]:
-    from sklearn.pipeline import Pipeline
-
-    from regmask_sk.persistence import describe_model, load_model
-
-    folder = _model_folder(args.model)
-    notes = describe_model(folder).notes
-    remembered = notes.get("reading", {})
-    reading = {
-        name: remembered.get(name) if getattr(args, name) is None else getattr(args, name)
-        for name in LOCI_OPTIONS
-    }
-    reading["loci_format"] = args.loci_format  # the new file may be of another kind
-    loci = read_genes(args, reading, getattr(args, "target", None) or notes.get("target"))
-    model = load_model(
-        folder, fasta=args.fasta, tracks=tracks_of(args.track or []), device=args.device
-    )
-    if not isinstance(model, Pipeline):
-        raise ValueError(
-            f"--model: {folder} is a regressor without the steps that read files; use it from "
-            "Python with load_model, or save the whole pipeline"
-        )
-    for _, step in model.steps[:-1]:
-        params = {} if isinstance(step, str) else step.get_params(deep=False)
-        _check_file("--fasta FILE", params.get("fasta"))
-        for name, files in (params.get("tracks") or {}).items():
-            for cell, path in (files if isinstance(files, Mapping) else {"": files}).items():
-                _check_file(f"--track {name}{cell and f'@{cell}'}=FILE", path)
-    if args.batch_size is not None:
-        model[-1].set_params(batch_size=args.batch_size)
-        if hasattr(model[-1], "net_"):  # which has read the parameter already
-            model[-1].batch_size_ = model[-1].net_.batch_size = args.batch_size
-    return model, loci, notes
-
-
-def _check_file(option: str, path: Any) -> None:
-    if path is not None and not os.path.exists(path):
-        raise FileNotFoundError(
-            f"the model reads {path}, which is not there any more; give it as {option}"
-        )

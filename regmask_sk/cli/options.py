@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from regmask_sk.cli.benchmark_options import benchmark_options
+from regmask_sk.cli.report_options import report_options
 from regmask_sk.cli.shared_options import (
     OneLineParser,
     common_options,
@@ -348,6 +350,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _fit_options(tune, validation_chroms=False, sparsity=False)
 
+    report = command(
+        "report",
+        "Write one HTML file on a trained model: data, training, accuracy, masks, elements.",
+        "The file holds its pictures and opens without a network. Predictions and masks are "
+        "computed anew, of the genes on the chromosomes that the fit held out.",
+    )
+    report_options(report)
+    _trained_model(report)
+    loci_options(report, "default as in the fit")
+    _other_files(report)
+
     benchmark = command(
         "benchmark",
         "Compare estimators on the same genes, splits and seeds.",
@@ -373,7 +386,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     Returns
     -------
     argparse.Namespace
-        ``command`` and its options.
+        ``command``, its options, and ``words``, all that was given.
 
     Raises
     ------
@@ -386,7 +399,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     'run'
     """
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args, unknown = parser.parse_known_args(words)
+    args.words = words
     if unknown:  # argparse would not say of which command
         parser.prog = f"regmask {args.command}"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

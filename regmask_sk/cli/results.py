@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from regmask_sk._files import write_whole
+from regmask_sk._files import package_versions, write_whole
 from regmask_sk.cli.files import check_free, check_writable
 from regmask_sk.cli.messages import say
 from regmask_sk.cli.shared_options import LOCI_OPTIONS
@@ -63,7 +64,13 @@ def write_fit(
     # What was cached serves training alone, and its folder may not be there at predict.
     kept = type(pipeline)([step for step in pipeline.steps if step[0] != "cache"])
     reading = {name: getattr(args, name) for name in LOCI_OPTIONS}
-    notes = {"target": args.target, "test_chroms": args.test_chroms, "reading": reading}
+    notes = {
+        "target": args.target,
+        "test_chroms": args.test_chroms,
+        "reading": reading,
+        "command": shlex.join(["regmask", *args.words]),
+        "versions": package_versions(),
+    }
     save_model(kept, out / "model", overwrite=args.force, notes=notes)
     write_whole(history, pipeline[-1].history_.to_csv(sep="\t", index=False))
 
