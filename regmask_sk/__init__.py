@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     from regmask_sk.model_selection import LeaveChromosomesOut as LeaveChromosomesOut
     from regmask_sk.model_selection import TwelveFold as TwelveFold
     from regmask_sk.model_selection import cross_val_masks as cross_val_masks
+    from regmask_sk.motifs import Motif as Motif
+    from regmask_sk.motifs import iter_motif_sites as iter_motif_sites
+    from regmask_sk.motifs import motif_enrichment as motif_enrichment
+    from regmask_sk.motifs import read_motifs as read_motifs
+    from regmask_sk.motifs import scan_motifs as scan_motifs
     from regmask_sk.ops.positions import position_only_mask as position_only_mask
     from regmask_sk.path import sparsity_path as sparsity_path
     from regmask_sk.peaks import call_peaks as call_peaks
@@ -78,6 +83,7 @@ _PUBLIC = {
     "GraphRegRegressor": "baselines.graphreg",
     "LeaveCellTypesOut": "model_selection",
     "LeaveChromosomesOut": "model_selection",
+    "Motif": "motifs",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
     "PrismRegressor": "baselines.prism",
@@ -96,17 +102,21 @@ _PUBLIC = {
     "cross_val_masks": "model_selection",
     "export_masks": "export",
     "gene_elements": "export",
+    "iter_motif_sites": "motifs",
     "load_model": "persistence",
     "load_seq2exp": "seq2exp",
     "mask_average_precision": "metrics",
     "mask_roc_auc": "metrics",
+    "motif_enrichment": "motifs",
     "plot_locus": "plotting",
     "position_only_mask": "ops.positions",
     "read_loci": "loci",
+    "read_motifs": "motifs",
     "read_regions": "loci",
     "region_labels": "metrics",
     "regression_metrics": "metrics",
     "save_model": "persistence",
+    "scan_motifs": "motifs",
     "simulate_genome": "datasets",
     "smoothed_track": "metrics",
     "sparsity_path": "path",
