@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from regmask_sk.baselines.prism import PrismRegressor as PrismRegressor
     from regmask_sk.benchmark import Comparison as Comparison
     from regmask_sk.benchmark import compare as compare
+    from regmask_sk.browser import write_igv_session as write_igv_session
+    from regmask_sk.browser import write_track_hub as write_track_hub
     from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -121,6 +123,8 @@ _PUBLIC = {
     "smoothed_track": "metrics",
     "sparsity_path": "path",
     "tune_sparsity": "tuning",
+    "write_igv_session": "browser",
+    "write_track_hub": "browser",
 }
 __all__ = ["__version__", *_PUBLIC]
 
