@@ -26,7 +26,6 @@ import pandas as pd
 
 from regmask_sk import (
     BigWigReader,
-    FastaReader,
     call_peaks,
     motif_enrichment,
     read_loci,
@@ -126,8 +125,6 @@ def main() -> None:
         regions = pd.read_csv(known, sep="\t", usecols=["chrom", "start", "end", "type"])
         regions = regions[(regions["type"] == "NFR") & regions["chrom"].isin(loci["chrom"])]
         regions = regions[~regions["chrom"].isin(LEFT_OUT)].drop(columns="type")
-        sizes = FastaReader(fasta).chrom_sizes  # some regions run off their chromosome
-        regions["end"] = np.minimum(regions["end"], regions["chrom"].map(sizes))
         # There is one upstream of nearly every gene: no other place as far from a TSS is left.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)

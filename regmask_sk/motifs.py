@@ -153,9 +153,8 @@ def iter_motif_sites(
     --------
     scan_motifs : All in one table; it has an example.
     """
-    table = _element_table(elements)
     reader = _reader(fasta, chrom_alias)
-    _check_places(table, reader)
+    table = _on_chromosomes(_element_table(elements), reader)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1 base pair.")
     scanner = _scanner(motifs, p_value)
@@ -387,9 +386,8 @@ def motif_enrichment(
             raise ValueError(f"{name} is {value}; expected at least {least}.")
     if not 0.0 <= gc_tolerance <= 1.0:
         raise ValueError(f"gc_tolerance is {gc_tolerance}; expected a share from 0 to 1.")
-    table = _element_table(elements)
     reader = _reader(fasta, chrom_alias)
-    _check_places(table, reader)
+    table = _on_chromosomes(_element_table(elements), reader)
     regions = Regions.from_table(table[table["end"] > table["start"]])
     if not regions.by_chrom:
         raise ValueError("elements holds no region of at least one base.")
@@ -462,8 +460,8 @@ def _reader(
     return fasta
 
 
-def _check_places(table: pd.DataFrame, reader: FastaReader) -> None:
-    """Refuse elements that are not on the chromosomes of the FASTA file."""
+def _on_chromosomes(table: pd.DataFrame, reader: FastaReader) -> pd.DataFrame:
+    """Cut off what runs off the end of a chromosome; refuse elements that are on none."""
     sizes = reader.chrom_sizes
     absent = [chrom for chrom in dict.fromkeys(table["chrom"]) if chrom not in sizes]
     if absent:
@@ -472,15 +470,16 @@ def _check_places(table: pd.DataFrame, reader: FastaReader) -> None:
             f"{shorten(absent)}. The file has {shorten(sizes)}. If it names them differently, give "
             "chrom_alias={name in the elements: name in the file}."
         )
-    ends = np.array([sizes[chrom] for chrom in table["chrom"]])
-    beyond = np.flatnonzero(table["end"].to_numpy(dtype=np.int64) > ends)
+    size = np.array([sizes[chrom] for chrom in table["chrom"]], dtype=np.int64)
+    beyond = np.flatnonzero(table["start"].to_numpy(dtype=np.int64) > size)
     if len(beyond):
         row = table.iloc[beyond[0]]
         raise ValueError(
-            f"{len(beyond)} elements end beyond their chromosome, the first at {row['chrom']}:"
-            f"{row['start']}-{row['end']} of {ends[beyond[0]]} bp in {reader.path}. Use files of "
-            "one assembly."
+            f"{len(beyond)} elements begin beyond the end of their chromosome, the first at "
+            f"{row['chrom']}:{row['start']}-{row['end']} of {size[beyond[0]]} bp in {reader.path}. "
+            "Use files of one assembly."
         )
+    return table.assign(end=np.minimum(table["end"].to_numpy(dtype=np.int64), size))
 
 
 def _scanner(motifs: Sequence[Motif], p_value: float) -> MotifScanner:

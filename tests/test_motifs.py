@@ -257,7 +257,7 @@ def test_a_motif_that_is_nowhere_has_a_row_that_says_so(tmp_path: Path) -> None:
 WRONG = [
     ({"elements": elements_of([])}, "elements has no rows"),
     ({"elements": elements_of([("a", 5, 5)])}, "no region of at least one base"),
-    ({"elements": elements_of([("a", 5, 401)])}, "1 elements end beyond .* a:5-401 of 400 bp"),
+    ({"elements": elements_of([("a", 401, 402)])}, r"1 elements begin beyond .* a:401-402 of 400"),
     ({"elements": elements_of([("a", 9, 5)])}, "no 0-based half-open coordinates"),
     ({"elements": [1]}, "elements is a list"),
     ({"motifs": []}, "motifs is empty"),
@@ -291,6 +291,8 @@ def test_a_batch_of_sites_needs_a_base(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "g.fa", {"a": "ACGT" * 10})
     with pytest.raises(ValueError, match="batch_size is 0; expected at least 1 base pair"):
         scan_motifs(elements_of([("a", 0, 9)]), fasta, [motif_of(SITE)], batch_size=0)
+    beyond = elements_of([("a", 20, 60)])  # cut off at 40
+    assert scan_motifs(beyond, fasta, [motif_of("GTACGTAC")])["end"].max() == 38
     none = scan_motifs(elements_of([("a", 5, 5)]), fasta, [motif_of(SITE)])
     assert none.empty
     assert list(none.columns) == COLUMNS
