@@ -85,9 +85,10 @@ def matched_odds(
     >>> round(found.odds_ratio, 6), round(found.p_value, 4)
     (5.0, 0.0193)
     """
-    n, m, count = (np.asarray(x, dtype=np.float64).ravel() for x in (sizes, positives, n_sets))
-    tells = (m > 0) & (m < n) & (count > 0)
-    n, m, count, t = n[tells], m[tells], count[tells].astype(np.int64), int(n_positive_cases)
+    n, m, given = (np.asarray(x, dtype=np.float64).ravel() for x in (sizes, positives, n_sets))
+    tells = (m > 0) & (m < n) & (given > 0)
+    n, m, t = n[tells], m[tells], int(n_positive_cases)
+    count: NDArray[np.int64] = given[tells].astype(np.int64)
     total = int(count.sum())
     if not 0 <= t <= total:
         raise ValueError(f"n_positive_cases is {t}; expected 0 to {total}, the sets that count.")

@@ -113,8 +113,8 @@ def _probabilities(
     counts: NDArray[np.float64], name: str, path: Path, total: int | None
 ) -> NDArray[np.float64]:
     sums = counts.sum(axis=1, keepdims=True)
-    wrong = counts.size == 0 or not np.isfinite(counts).all() or (counts < 0).any()
-    wrong = wrong or bool((sums <= 0).any())
+    wrong = counts.size == 0 or not bool(np.isfinite(counts).all())
+    wrong = wrong or bool((counts < 0).any() or (sums <= 0).any())
     if not wrong and total is not None:
         wrong = bool((np.abs(sums / total - 1.0) > _SLACK).any())
     if wrong:

@@ -72,7 +72,7 @@ class MotifScanner:
                 f"theirs to reach p_value={p_value:g}: {shorten(never)}. They are found nowhere; "
                 "give a larger p_value to look for them.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def scan(self, sequences: Sequence[NDArray[np.uint8]]) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def matched_sets(
             "composition and outside of all elements; they are left out of the background "
             "'matched'. Raise position_tolerance or gc_tolerance to have more.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -381,9 +381,15 @@ def _write_scores(bed: Path, target: Path, sizes: Mapping[str, int]) -> Path:
             f"elements: {int(off.sum())} lie off the chromosomes of masks, the first at "
             f"{row['chrom']}:{row['start']}-{row['end']}. Give files of one export."
         )
-    scores = (
-        table["score"].astype(float) / 1000 if "score" in table else pd.Series(1.0, table.index)
-    )
+    scores = pd.Series(1.0, table.index)  # of a BED file without scores
+    if "score" in table:
+        scores = pd.to_numeric(table["score"], errors="coerce") / 1000
+    wrong = ~scores.between(0.0, 1.0)
+    if wrong.any():
+        raise ValueError(
+            f"elements: {int(wrong.sum())} scores of {bed} are no numbers from 0 to 1000, the first "
+            f"{str(table['score'][wrong].iloc[0])!r}. Correct the fifth column."
+        )
     beside = beside_of(target)
     try:
         with pyBigWig.open(str(beside), "w") as file:

@@ -421,21 +421,17 @@ def _check_background(
 ) -> tuple[Background, ...]:
     if background is None:
         background = BACKGROUNDS if loci is not None else BACKGROUNDS[:1]
-    if isinstance(background, str):
-        background = (background,)
-    wrong = [name for name in background if name not in BACKGROUNDS]
-    if wrong or not background or len(set(background)) < len(background):
-        raise ValueError(
-            f"background is {list(background)}; expected one or both of {list(BACKGROUNDS)}."
-        )
-    if "matched" in background:
+    names: Sequence[Any] = [background] if isinstance(background, str) else list(background)
+    if not names or set(names) - set(BACKGROUNDS) or len(set(names)) < len(names):
+        raise ValueError(f"background is {names}; expected one or both of {list(BACKGROUNDS)}.")
+    if "matched" in names:
         if loci is None:
             raise ValueError(
                 "background 'matched' needs loci, the genes that places are measured from. Give "
                 "loci, as read_loci reads them, or background=['shuffled']."
             )
         check_loci(loci)
-    return tuple(background)
+    return tuple(names)
 
 
 def _element_table(elements: Any) -> pd.DataFrame:
@@ -487,4 +483,15 @@ def _scanner(motifs: Sequence[Motif], p_value: float) -> MotifScanner:
     names = [motif.name for motif in motifs]
     if len(set(names)) < len(names):
         raise ValueError("motifs holds two of one name; results are told apart by name.")
+    for motif in motifs:
+        p = np.asarray(motif.probabilities, dtype=np.float64)
+        if p.ndim != 2 or p.shape[1] != 4 or not len(p) or not _is_distribution(p):
+            raise ValueError(
+                f"motif {motif.name!r} has probabilities of shape {p.shape}; expected (width, 4), "
+                "of A, C, G and T, with rows that add up to 1. read_motifs makes them."
+            )
     return MotifScanner(names, [motif.probabilities for motif in motifs], p_value)
+
+
+def _is_distribution(p: NDArray[np.float64]) -> bool:
+    return bool((p >= 0).all() and np.allclose(p.sum(axis=1), 1.0, atol=1e-6))

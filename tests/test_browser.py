@@ -243,3 +243,18 @@ def test_elements_off_the_chromosomes_leave_no_hub(files: dict[str, Path], tmp_p
     with pytest.raises(ValueError, match=r"2 lie off the chromosomes .* chr1:90-101"):
         hub_of(files, tmp_path / "hub")
     assert not (tmp_path / "hub" / "hub.txt").exists()
+
+
+@pytest.mark.parametrize("score", [".", "1001", "-1"])
+def test_scores_that_are_none(files: dict[str, Path], tmp_path: Path, score: str) -> None:
+    files["elements"].write_text(f"chr1\t1\t9\ta\t{score}\t+\n")
+    message = rf"1 scores of .* from 0 to 1000, the first '{re.escape(score)}'"
+    with pytest.raises(ValueError, match=message):
+        hub_of(files, tmp_path / "hub")
+
+
+def test_elements_without_scores_have_full_height(files: dict[str, Path], tmp_path: Path) -> None:
+    files["elements"].write_text("chr1\t1\t9\n")
+    hub = hub_of(files, tmp_path / "hub")
+    with pyBigWig.open(str(hub.track_db.parent / "elements.bw")) as file:
+        assert file.intervals("chr1") == ((1, 9, 1.0),)

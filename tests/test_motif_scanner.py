@@ -51,7 +51,7 @@ motifs = st.integers(2, 5).flatmap(
 sequences = st.lists(st.lists(st.integers(0, UNREAD), max_size=40), min_size=1, max_size=4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(motifs, min_size=1, max_size=3), sequences, st.sampled_from([0.3, 0.1, 0.02]))
 def test_sites_are_those_of_a_naive_scan(
     counts: list[list[tuple[int, ...]]], bases: list[list[int]], p_value: float
@@ -73,7 +73,8 @@ def test_sites_are_those_of_a_naive_scan(
             for place, row in found.items():
                 score = expected[place]
                 assert row.score == pytest.approx(score, abs=1e-6)
-                assert tail(matrix, score + slack) <= row.p_value <= tail(matrix, score - slack)
+                least, most = tail(matrix, score + slack), tail(matrix, score - slack)
+                assert least * (1 - 1e-9) <= row.p_value <= most * (1 + 1e-9)
                 assert row.p_value <= p_value
             for place, score in expected.items():
                 if tail(matrix, score - slack) < p_value:

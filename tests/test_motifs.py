@@ -262,6 +262,12 @@ WRONG = [
     ({"elements": [1]}, "elements is a list"),
     ({"motifs": []}, "motifs is empty"),
     ({"motifs": [motif_of(SITE)] * 2}, "motifs holds two of one name"),
+    ({"motifs": [Motif("flat", "", np.ones((3, 4)))]}, r"motif 'flat' .* shape \(3, 4\).* add up"),
+    ({"motifs": [Motif("turned", "", np.eye(4)[:, :2])]}, r"'turned' .* shape \(4, 2\); expected"),
+    (
+        {"motifs": [Motif("none", "", np.ones((0, 4)))]},
+        r"'none' has probabilities of shape \(0, 4\)",
+    ),
     ({"p_value": 1.5}, "p_value is 1.5"),
     ({"n_shuffled": 0}, "n_shuffled is 0; expected at least 1"),
     ({"n_matched": 0}, "n_matched is 0"),

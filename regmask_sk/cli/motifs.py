@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def run_motifs(args: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     if args.sites is not None:
         found = {"p_value": args.p_value} if args.p_value is not None else {}
-        n_sites = _write_parts(args.sites, iter_motif_sites(elements, reader, motifs, **found))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of short motifs, said before
+            parts = iter_motif_sites(elements, reader, motifs, **found)
+        n_sites = _write_parts(args.sites, parts)
         say(args, f"wrote {n_sites} sites to {args.sites}")
     write_whole(args.out, table.to_csv(sep="\t", index=False, na_rep="nan"))
     for name, part in table.groupby("background", sort=False):
@@ -85,14 +89,14 @@ def _some(names: Sequence[str]) -> str:
     )
 
 
-def _write_parts(path: Path, parts: Any) -> int:
+def _write_parts(path: Path, parts: Iterator[pd.DataFrame]) -> int:
     """Write tables one after the other as one file, whole or not at all."""
     beside = beside_of(path)
     n_rows = 0
     try:
         with beside.open("w", encoding="utf-8", newline="\n") as file:
             for number, part in enumerate(parts):
-                pd.DataFrame(part).to_csv(file, sep="\t", index=False, header=number == 0)
+                part.to_csv(file, sep="\t", index=False, header=number == 0)
                 n_rows += len(part)
         os.replace(beside, path)
     finally:
