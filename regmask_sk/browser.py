@@ -387,8 +387,8 @@ def _write_scores(bed: Path, target: Path, sizes: Mapping[str, int]) -> Path:
     wrong = ~scores.between(0.0, 1.0)
     if wrong.any():
         raise ValueError(
-            f"elements: {int(wrong.sum())} scores of {bed} are no numbers from 0 to 1000, the first "
-            f"{str(table['score'][wrong].iloc[0])!r}. Correct the fifth column."
+            f"elements: {int(wrong.sum())} scores of {bed} are no numbers from 0 to 1000, the "
+            f"first {str(table['score'][wrong].iloc[0])!r}. Correct the fifth column."
         )
     beside = beside_of(target)
     try:
