@@ -1,11 +1,12 @@
-"""Motif files in MEME and JASPAR format, read by Biopython and checked."""
+"""A motif, and motif files in MEME and JASPAR format, read by Biopython and checked."""
 
 from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from Bio import motifs as bio_motifs
@@ -22,23 +23,36 @@ _WIDTH = re.compile(r"\bw=\s*(\d+)")
 _MARKS = {"meme": "MOTIF", "jaspar": ">"}
 
 
-class MotifEntry(NamedTuple):
-    """One motif of a file.
+@dataclass(frozen=True, eq=False)
+class Motif:
+    """The base preferences of a transcription factor.
 
     Attributes
     ----------
-    name, description : str
-        First and second word after ``MOTIF`` or ``>``; the second may be empty.
+    name : str
+        First word of its heading in the file.
+    description : str
+        Second word, often the factor's name; may be empty.
     probabilities : ndarray of shape (width, 4), float64
-        Of A, C, G and T at each position; a row adds up to 1.
+        Of A, C, G and T at each position; each row adds up to 1.
     """
 
     name: str
     description: str
     probabilities: NDArray[np.float64]
 
+    @property
+    def width(self) -> int:
+        """Number of positions, in base pairs."""
+        return len(self.probabilities)
 
-def read_motif_file(path: Path, file_format: Literal["meme", "jaspar"]) -> list[MotifEntry]:
+    @property
+    def consensus(self) -> str:
+        """Most likely base at each position."""
+        return "".join("ACGT"[k] for k in self.probabilities.argmax(axis=1))
+
+
+def read_motif_file(path: Path, file_format: Literal["meme", "jaspar"]) -> list[Motif]:
     """Read all motifs of a file.
 
     Parameters
@@ -50,7 +64,7 @@ def read_motif_file(path: Path, file_format: Literal["meme", "jaspar"]) -> list[
 
     Returns
     -------
-    list of MotifEntry
+    list of Motif
         In the order of the file.
 
     Raises
@@ -96,7 +110,7 @@ def read_motif_file(path: Path, file_format: Literal["meme", "jaspar"]) -> list[
             )
     total = _N_SITES if file_format == "meme" else None
     return [
-        MotifEntry(words[0], " ".join(words[1:2]), _probabilities(matrix, words[0], path, total))
+        Motif(words[0], " ".join(words[1:2]), _probabilities(matrix, words[0], path, total))
         for words, matrix in zip(headings, counts, strict=True)
     ]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from regmask_sk._motif_files import read_motif_file
+from regmask_sk._motif_files import Motif, read_motif_file
 from regmask_sk._motif_scanner import MotifScanner
 from regmask_sk._motif_sets import count_sets, matched_sets, shuffled_sets
 from regmask_sk._regions import Regions
@@ -33,35 +32,6 @@ from regmask_sk.loci import check_loci, read_regions
 
 Background = Literal["shuffled", "matched"]
 BACKGROUNDS: tuple[Background, ...] = ("shuffled", "matched")
-
-
-@dataclass(frozen=True, eq=False)
-class Motif:
-    """The base preferences of a transcription factor.
-
-    Attributes
-    ----------
-    name : str
-        First word of its heading in the file.
-    description : str
-        Second word, often the factor's name; may be empty.
-    probabilities : ndarray of shape (width, 4), float64
-        Of A, C, G and T at each position; each row adds up to 1.
-    """
-
-    name: str
-    description: str
-    probabilities: NDArray[np.float64]
-
-    @property
-    def width(self) -> int:
-        """Number of positions, in base pairs."""
-        return len(self.probabilities)
-
-    @property
-    def consensus(self) -> str:
-        """Most likely base at each position."""
-        return "".join("ACGT"[k] for k in self.probabilities.argmax(axis=1))
 
 
 def read_motifs(
@@ -107,7 +77,7 @@ def read_motifs(
         with open_text(path) as lines:
             first = next((line for line in lines if line.strip()), "")
         file_format = "jaspar" if first.lstrip().startswith(">") else "meme"
-    motifs = [Motif(*entry) for entry in read_motif_file(path, file_format)]
+    motifs = read_motif_file(path, file_format)
     names = [motif.name for motif in motifs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -131,18 +101,8 @@ def iter_motif_sites(
 
     Parameters
     ----------
-    elements : path-like or pandas.DataFrame
-        BED file, or table with columns ``chrom``, ``start`` and ``end`` (0-based, half-open).
-    fasta : path-like or FastaReader
-        The genome.
-    motifs : sequence of Motif
-        What to look for.
-    p_value : float, default=1e-4
-        Largest p-value of a site.
-    batch_size : int, default=2000000
-        Base pairs scanned at once.
-    chrom_alias : mapping of str to str, optional
-        Name in the elements to name in the FASTA file.
+    elements, fasta, motifs, p_value, batch_size, chrom_alias
+        As in :func:`scan_motifs`.
 
     Yields
     ------
