@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from regmask_sk.baselines.prism import PrismRegressor as PrismRegressor
     from regmask_sk.benchmark import Comparison as Comparison
     from regmask_sk.benchmark import compare as compare
+    from regmask_sk.browser import write_igv_session as write_igv_session
+    from regmask_sk.browser import write_track_hub as write_track_hub
     from regmask_sk.contacts import ContactChannel as ContactChannel
     from regmask_sk.datasets import simulate_genome as simulate_genome
     from regmask_sk.export import call_elements as call_elements
@@ -74,6 +76,11 @@ if TYPE_CHECKING:
     from regmask_sk.model_selection import LeaveChromosomesOut as LeaveChromosomesOut
     from regmask_sk.model_selection import TwelveFold as TwelveFold
     from regmask_sk.model_selection import cross_val_masks as cross_val_masks
+    from regmask_sk.motifs import Motif as Motif
+    from regmask_sk.motifs import iter_motif_sites as iter_motif_sites
+    from regmask_sk.motifs import motif_enrichment as motif_enrichment
+    from regmask_sk.motifs import read_motifs as read_motifs
+    from regmask_sk.motifs import scan_motifs as scan_motifs
     from regmask_sk.ops.positions import position_only_mask as position_only_mask
     from regmask_sk.path import sparsity_path as sparsity_path
     from regmask_sk.peaks import call_peaks as call_peaks
@@ -116,6 +123,7 @@ _PUBLIC = {
     "LocusDisplay": "plotting.locus",
     "MaskHeatmapDisplay": "plotting.heatmap",
     "MaskProfileDisplay": "plotting.profile",
+    "Motif": "motifs",
     "PeakMaskRegressor": "baselines.peak_mask",
     "PositionMaskRegressor": "baselines.position_mask",
     "PredictionDisplay": "plotting.predictions",
@@ -150,6 +158,7 @@ _PUBLIC = {
     "faithfulness_table": "metrics",
     "gene_elements": "export",
     "insertion_curve": "metrics",
+    "iter_motif_sites": "motifs",
     "load_model": "persistence",
     "load_seq2exp": "seq2exp",
     "mask_average_precision": "metrics",
@@ -160,16 +169,19 @@ _PUBLIC = {
     "overlap_enrichment": "metrics",
     "pair_table": "metrics",
     "plot_locus": "plotting.locus_figure",
+    "motif_enrichment": "motifs",
     "position_only_mask": "ops.positions",
     "read_crispri_pairs": "metrics",
     "read_gene_models": "gene_models",
     "read_loci": "loci",
     "read_motif_table": "report.elements",
+    "read_motifs": "motifs",
     "read_regions": "loci",
     "region_labels": "metrics",
     "regression_metrics": "metrics",
     "save_model": "persistence",
     "selection_frequency": "metrics",
+    "scan_motifs": "motifs",
     "simulate_genome": "datasets",
     "smoothed_track": "metrics",
     "sparsity_path": "path",
@@ -177,6 +189,8 @@ _PUBLIC = {
     "top_share": "metrics",
     "tune_sparsity": "tuning",
     "write_report": "report.write",
+    "write_igv_session": "browser",
+    "write_track_hub": "browser",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,6 +211,47 @@ def test_mask_writes_its_files(trained: Path, fly: Path, tmp_path: Path, run: An
     assert again.code == 1
     assert "pass --force" in again.last
     assert run(*words, "--force").code == 0
+
+
+def test_mask_writes_for_genome_browsers(
+    trained: Path, fly: Path, tmp_path: Path, run: Any
+) -> None:
+    out = tmp_path / "out"
+    words = ["mask", "--model", trained, "--loci", fly / "genes.tsv", "--threshold", "0.2"]
+    shown = ["--igv", out / "igv.xml", "--hub", out / "hub"]
+    ucsc = ["--genome", "dm6", "--email", "a@b.org"]
+    files = ["--bigwig", out / "m.bw", "--bed", out / "e.bed"]
+    assert (
+        "--igv shows the files of --bigwig and --bed"
+        in run(*words, "--npz", out / "m.npz", *shown).last
+    )
+    assert "--hub needs --genome and --email too" in run(*words, *files, *shown).last
+    assert "does not end in .xml" in run(*words, *files, "--igv", out / "igv").last
+    assert not out.exists()
+
+    result = run(*words, *files, *shown, *ucsc)
+    assert result.code == 0, result.err
+    session = ET.parse(out / "igv.xml").getroot()
+    assert session.get("genome") == "dm6"
+    assert session.get("locus") == "2L:1-148"  # the first gene's window, of which 108 bp are off
+    names = [resource.get("path") for resource in session.findall("Resources/Resource")]
+    assert names[:2] == ["m.bw", "e.bed"]
+    assert [Path(name).name for name in names[2:]] == ["h3k4.bw", "h3k27.bw"]
+    assert all((out / name).is_file() for name in names)
+    text = (out / "hub" / "dm6" / "trackDb.txt").read_text()
+    assert [line for line in text.splitlines() if line.startswith("track ")] == [
+        "track mask", "track elements", "track H3K4me3", "track H3K27me3",
+    ]  # fmt: skip
+    assert (out / "hub" / "dm6" / "H3K4me3.bw").read_bytes() == (fly / "h3k4.bw").read_bytes()
+
+    assert (
+        "igv.xml exists; pass --force"
+        in run(*words, "--bigwig", out / "n.bw", "--igv", out / "igv.xml").last
+    )
+    result = run(*words, "--bigwig", out / "n.bw", "--igv", out / "igv.xml", "--force")
+    assert result.code == 0, result.err
+    genome = ET.parse(out / "igv.xml").getroot().get("genome")
+    assert (out / genome).resolve() == (fly / "genome.fa.gz").resolve()
 
 
 def test_info_says_what_the_model_is(trained: Path, fly: Path, run: Any) -> None:
@@ -571,6 +613,11 @@ def test_cell_types_may_be_numbers_and_stand_in_what_is_written(
     assert run(*words, "--npz", tmp_path / "m.npz").code == 0
     with np.load(tmp_path / "m.npz") as file:
         assert file["cell_type"].tolist() == ["1"] * len(one) + ["2"] * len(two)
+    words[-1] = tmp_path / "one.tsv"
+    one.to_csv(words[-1], sep="\t", index=False)
+    assert run(*words, "--bigwig", tmp_path / "m.bw", "--igv", tmp_path / "igv.xml").code == 0
+    shown = ET.parse(tmp_path / "igv.xml").getroot().findall("Resources/Resource")
+    assert [Path(resource.get("path")).name for resource in shown] == ["m.bw", "h3k4.bw"]
 
 
 def test_chromosomes_can_be_left_out(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
@@ -711,7 +758,8 @@ def test_wrong_commands(words: list[str], run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "fit", "predict", "mask", "cv", "tune", "report", "benchmark", "info"]
+    "command",
+    ["", "demo", "fit", "predict", "mask", "cv", "tune", "report", "benchmark", "motifs", "info"],
 )
 def test_help(command: str, run: Any) -> None:
     result = run(*[command] * bool(command), "--help")

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import regmask_sk
-from regmask_sk import RegMaskRegressor, SignalChannels, TSSWindows, export_masks, write_report
+from regmask_sk import (
+    RegMaskRegressor,
+    SignalChannels,
+    TSSWindows,
+    export_masks,
+    motif_enrichment,
+    write_report,
+)
 from regmask_sk.cli import main
 from regmask_sk.cli.benchmark import TABLES
 from regmask_sk.cli.options import REGRESSOR_OPTIONS, build_parser
@@ -43,6 +50,33 @@ OPTIONS_TABLE = re.compile(r"(<!-- options: (\w+) -->\n).*?(<!-- end of options 
 ESTIMATORS_TABLE = re.compile(r"(<!-- estimators -->\n).*?(<!-- end of estimators -->)", re.DOTALL)
 FILE_NAME = re.compile(r"`((?:\.ci|docs|examples|regmask_sk|tests)/[\w./-]*)`")
 TOP_FILE = re.compile(r"`([\w-]+\.(?:md|toml|txt))`")
+
+MEME = """MEME version 4
+
+ALPHABET= ACGT
+
+Background letter frequencies
+A 0.25 C 0.25 G 0.25 T 0.25
+
+MOTIF MA1.1 first
+letter-probability matrix: alength= 4 w= 6 nsites= 20 E= 0
+ 1 0 0 0
+ 0 1 0 0
+ 0 0 1 0
+ 0 0 0.9 0.1
+ 0 0.5 0 0.5
+ 0.8 0 0.2 0
+
+MOTIF MA2.1 second
+letter-probability matrix: alength= 4 w= 7 nsites= 20 E= 0
+ 0 0 0 1
+ 0 0 1 0
+ 1 0 0 0
+ 0.3 0.4 0.3 0
+ 0 0 0 1
+ 0 1 0 0
+ 1 0 0 0
+"""
 
 
 def page_id(path: Path) -> str:
@@ -90,8 +124,13 @@ def example_files(toy_genome: ToyGenome, tmp_path: Path, monkeypatch: pytest.Mon
         )
     )
     Path("known_elements.bed").write_text(
-        "".join(f"{row.chrom}\t{row.tss + 150}\t{row.tss + 250}\n" for row in loci.itertuples())
+        "".join(
+            f"{row.chrom}\t{row.tss + 150}\t{row.tss + 250}\n"
+            for row, end in zip(loci.itertuples(), ends, strict=True)
+            if row.tss + 150 < end
+        )
     )
+    Path("motifs.meme").write_text(MEME)
     Path("blacklist.bed").write_text("chr1\t1000\t1400\nchr4\t700\t760\n")
     levels = loci["expression"].rename("level").iloc[:-2]
     levels.to_csv("expression.tsv", sep="\t")
@@ -109,6 +148,8 @@ def test_python_blocks_run(path: Path) -> None:
         # What OptunaSearchCV says of itself, and of a part of Optuna that it uses.
         warnings.filterwarnings("ignore", message="OptunaSearchCV is experimental")
         warnings.filterwarnings("ignore", message="`optuna.terminator` module")
+        # The toy genome has ten genes a chromosome: not every element has another place like it.
+        warnings.filterwarnings("ignore", message=".* elements have no control as far from a TSS")
         for line, text in blocks(path, "python"):
             # Lines are counted as in the page, so that a traceback shows the place.
             exec(compile("\n" * line + text, str(path), "exec"), names)
@@ -215,6 +256,10 @@ def defaults(command: str) -> dict[str, Any]:
         return {
             name: known[name].default for name in ("threshold", "min_width", "merge_gap", "combine")
         }
+    if command == "motifs":
+        known = inspect.signature(motif_enrichment).parameters
+        names = ("p_value", "n_shuffled", "n_matched", "position_tolerance", "gc_tolerance")
+        return {name: known[name].default for name in names}
     return {}
 
 

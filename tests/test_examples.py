@@ -293,3 +293,58 @@ def test_the_benchmark_of_the_loader_prints_its_tables(capsys: pytest.CaptureFix
     assert disk.count("cache") == 5
     # 18,377 windows of 2 kb on 3.1 Gb hardly overlap: 9 bytes a base
     assert float(disk.split()[-1]) == pytest.approx(18_377 * 2_000 * 9 / 1e9, abs=0.05)
+
+
+def test_the_motif_example_prints_planted_motifs_beside_the_controls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small genome laid out as the yeast files are: cuts, and a site, in a third of promoters."""
+    rng = np.random.default_rng(0)
+    size, step, site = 24_000, 400, "ACGGTACA"
+    sequences, cuts, genes, regions = {}, {}, [], []
+    for chrom in ("chrI", "chrII"):
+        bases = rng.choice(list("ACGT"), size, p=[0.3, 0.2, 0.2, 0.3])
+        counts = rng.poisson(0.01, size).astype(np.float32)
+        for number, tss in enumerate(range(300, size - 300, step)):
+            genes.append((f"{chrom}_{number}", chrom, tss, "+"))
+            if number % 3 == 0:
+                bases[tss - 100 : tss - 92] = list(site)
+                counts[tss - 200 : tss - 40] += rng.poisson(0.6, 160)
+                regions.append((chrom, tss - 200, tss - 40, "NFR"))
+        regions.append((chrom, size - 50, size + 10, "NFR"))  # runs off its chromosome
+        counts[counts == 0] = np.nan
+        sequences[chrom], cuts[chrom] = "".join(bases), counts
+    cuts["chrXVI"] = cuts["chrII"]  # of the track, and not of the FASTA file
+    write_fasta(tmp_path / "sacCer3.dev14.fa.gz", sequences)
+    write_bigwig(tmp_path / "atac_cuts.bw", cuts)
+    pd.DataFrame(genes, columns=["gene", "chrom", "tss", "strand"]).to_csv(
+        tmp_path / "genes.tsv", sep="\t", index=False
+    )
+    pd.DataFrame(regions, columns=["chrom", "start", "end", "type"]).to_csv(
+        tmp_path / "regulatory_elements.tsv", sep="\t", index=False
+    )
+    planted = "".join(f"{' '.join('01'[base == b] for b in 'ACGT')}\n" for base in site)
+    absent = "".join(f"{' '.join('01'[base == b] for b in 'ACGT')}\n" for base in "GGCCCATG")
+    matrix = "letter-probability matrix: alength= 4 w= 8\n"
+    (tmp_path / "macisaac_yeast.v1.meme").write_text(
+        "MEME version 4\nALPHABET= ACGT\nBackground letter frequencies\nA .3 C .2 G .2 T .3\n\n"
+        f"MOTIF ABSENT\n{matrix}{absent}\nMOTIF PLANTED\n{matrix}{planted}\n"
+    )
+    example = runpy.run_path(str(EXAMPLES / "yeast_motifs.py"))
+    table = tmp_path / "table.tsv"
+    monkeypatch.setattr("sys.argv", ["yeast_motifs.py", str(tmp_path), "--out", str(table)])
+    example["main"]()
+    text = capsys.readouterr().out
+    assert "40 elements" in text
+    assert "positive control: 42 nucleosome-free regions" in text
+    assert text.index("| PLANTED |") < text.index("| ABSENT |")
+    found = pd.read_csv(table, sep="\t")
+    assert set(found["background"]) == {"shuffled", "matched"}
+    assert (found.loc[found["motif"] == "PLANTED", "q_value"] < 1e-3).all()
+    assert (found.loc[found["motif"] == "ABSENT", "q_value"] > 0.05).all()
+
+    bed = tmp_path / "elements.bed"
+    bed.write_text("".join(f"{c}\t{a}\t{b}\n" for c, a, b, _ in regions if b <= size))
+    monkeypatch.setattr("sys.argv", ["yeast_motifs.py", str(tmp_path), "--elements", str(bed)])
+    example["main"]()
+    assert "40 elements, median 160 bp" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The command ``regmask``: demo, fit, predict, mask, cv, tune, report, benchmark, info.
+"""The command ``regmask``: demo, fit, predict, mask, cv, tune, report, benchmark, motifs, info.
 
 Results go to files, progress to stderr. Every error is one line on stderr with a remedy, and a
 non-zero exit: 2 for wrong options, 130 after Ctrl-C, 1 for all else.

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from regmask_sk._files import write_whole
+from regmask_sk.cli.browser_files import check_browser_files, write_browser_files
 from regmask_sk.cli.files import check_free, check_writable
 from regmask_sk.cli.genes import check_split, on_chromosomes, read_genes, target_values
 from regmask_sk.cli.messages import say
@@ -72,6 +73,7 @@ def _mask(args: argparse.Namespace) -> None:
     for path in files.values():
         check_free(path, args.force)
         check_writable(path.parent)
+    check_browser_files(args)
     model, loci, _ = model_and_loci(args)
 
     from regmask_sk.export import export_masks
@@ -87,6 +89,7 @@ def _mask(args: argparse.Namespace) -> None:
         overwrite=args.force,
     )
     say(args, f"wrote {', '.join(map(str, files.values()))}")
+    write_browser_files(args, model, loci)
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -131,6 +134,10 @@ def _report(args: argparse.Namespace) -> None:
     import_module("regmask_sk.cli.report").run_report(args)
 
 
+def _motifs(args: argparse.Namespace) -> None:
+    import_module("regmask_sk.cli.motifs").run_motifs(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "demo": _demo,
     "fit": _fit,
@@ -140,5 +147,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "tune": _tune,
     "report": _report,
     "benchmark": _benchmark,
+    "motifs": _motifs,
     "info": _info,
 }

@@ -19,6 +19,7 @@ _OPTION_WORDS = (
     "chrom_alias", "tss_base", "allow_unstranded", "name_column", "chrom_column", "tss_column",
     "strand_column", "promoter_length", "max_epochs", "batch_size", "learning_rate",
     "validation_chroms", "validation_fraction", "min_width", "merge_gap", "name_attribute",
+    "p_value", "n_shuffled", "n_matched", "position_tolerance", "gc_tolerance",
 )  # fmt: skip
 # Errors whose message says it all. Any other shows its type, and where it came from on request.
 _EXPECTED = (

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 from regmask_sk.cli.benchmark_options import benchmark_options
+from regmask_sk.cli.browser_files import browser_options
+from regmask_sk.cli.motif_options import motif_options
 from regmask_sk.cli.report_options import report_options
 from regmask_sk.cli.shared_options import (
     OneLineParser,
@@ -280,6 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
     mask.add_argument("--min-width", type=count, metavar="N", help="bp of an element")
     mask.add_argument("--merge-gap", type=natural, metavar="N", help="bp bridged in an element")
     mask.add_argument("--combine", choices=("max", "mean"), help="of overlapping windows")
+    browser_options(mask)
     loci_options(mask, "default as in the fit")
     _other_files(mask)
 
@@ -369,6 +372,12 @@ def build_parser() -> argparse.ArgumentParser:
         "comparison.png, made anew by each run.",
     )
     benchmark_options(benchmark)
+
+    motifs = command(
+        "motifs",
+        "Find motifs in called elements, and test whether there are more than in controls.",
+    )
+    motif_options(motifs)
 
     info = command("info", "Say what a saved model is.")
     _trained_model(info)
