@@ -233,12 +233,13 @@ def report(every: pd.DataFrame) -> str:
             f"{name} {some[name].mean():.3f}" for name in ("r, mask", "r, twin", "kept")
         )
         lines += ["", f"Noise {noise:g}: {noted}."]
-    for (noise, genes, target), some in every.groupby(["noise", "genes", "target"]):
+    tables = every.assign(fewer=-every["genes"]).groupby(["noise", "fewer", "target"])
+    for (noise, fewer, target), some in tables:
         groups = some.groupby(["model", "method", "kind"], sort=False)["average_precision"]
         mean, spread = (table.unstack() for table in (groups.mean(), groups.std()))
         rate = some.groupby("kind")["base_rate"].mean()
         kinds = ["all", *KINDS]
-        lines += ["", f"### {target}, noise {noise:g}, {genes} genes a genome", ""]
+        lines += ["", f"### {target}, noise {noise:g}, {-fewer} genes a genome", ""]
         lines += ["| model | scores | " + " | ".join(kinds) + " |"]
         lines += ["|---|---|" + "---|" * len(kinds)]
         for model, method in mean.index:

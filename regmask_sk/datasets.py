@@ -193,8 +193,8 @@ def simulate_genome(
     ``decoy_motif``       no      of one of ``motif_effects``            nothing
     ``acting_grammar``    yes     of both motifs of a pair               effect times height
     ``decoy_grammar``     yes     of one motif of the pair, twice; with  nothing
-                                  `grammar_spacing` half of them have both
-                                  at another distance
+                                  `grammar_spacing` half of them have
+                                  both at another distance
     ``acting_distal``     yes     of the distal motif, at a distance     effect times height times
                                   ``d <= distal_reach`` from the TSS     ``exp(-d / distal_reach)``
     ``decoy_distal``      yes     the same, farther away                 nothing

@@ -114,18 +114,19 @@ def all_mutants(row: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
 @pytest.mark.parametrize("kind", ["soft", "hard", "topk", None])
 def test_mutagenesis_is_the_prediction_of_mutated_windows(masked, plain, kind):
     model = plain if kind is None else masked.set_params(mask=kind)
-    each = attribute(model, WINDOWS[:2], "mutagenesis", per_channel=True)
+    n = 2 if kind == "soft" else 1
+    each = attribute(model, WINDOWS[:n], "mutagenesis", per_channel=True)
     expected = np.zeros_like(each)
-    for row in range(2):
+    for row in range(n):
         mutants, places = all_mutants(ARRAY[row])
         change = model.predict(mutants) - model.predict(ARRAY[row : row + 1])
         for (base, column), value in zip(places, change, strict=True):
             expected[row, base, column] = value
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(each, expected, rtol=1e-4, atol=5e-5)
-    by_base = attribute(model, WINDOWS[:2], "mutagenesis")
+    by_base = attribute(model, WINDOWS[:n], "mutagenesis")
     np.testing.assert_allclose(by_base, -expected[:, BASES].sum(axis=1) / 3, rtol=1e-4, atol=5e-5)
-    unknown = ARRAY[:2, BASES].sum(axis=1) == 0
+    unknown = ARRAY[:n, BASES].sum(axis=1) == 0
     assert unknown.any()
     assert (by_base[unknown] == 0).all()
 
@@ -391,11 +392,11 @@ def test_the_order_of_channels_does_not_matter(method):
 def test_both_strands_of_a_symmetric_model_have_the_same_scores(way):
     model = BackboneRegressor(reverse_complement=way, **SMALL).fit(WINDOWS, Y)
     shaken(model)
-    turned = np.stack([WINDOWS.sources[0].reverse(row) for row in ARRAY[:2]])  # type: ignore[attr-defined]
+    turned = np.stack([WINDOWS.sources[0].reverse(row) for row in ARRAY[:1]])  # type: ignore[attr-defined]
     for method in METHODS:
         np.testing.assert_allclose(
             attribute(model, array_windows(turned, NAMES), method)[:, ::-1],
-            attribute(model, WINDOWS[:2], method),
+            attribute(model, WINDOWS[:1], method),
             atol=2e-4,
             err_msg=method,
         )
@@ -435,14 +436,14 @@ def test_covariates_are_held(plain):
 def test_batches_are_the_whole_and_their_size_means_nothing(soft, method):
     options: dict[str, Any] = {"n_steps": 5}
     if method in ("mutagenesis", "occlusion"):
-        options["columns"] = slice(20, 32)
+        options["columns"] = slice(28, 32)
     whole = attribute(soft, WINDOWS, method, **options)
     batches = list(attribution_batches(soft, WINDOWS, method, **options))
     assert [len(batch) for batch in batches] == [8, 4]
     assert whole.shape == (12, LENGTH)
     assert whole.dtype == np.float32
     np.testing.assert_array_equal(np.concatenate(batches), whole)
-    assert np.isfinite(whole[:, 20:32]).all()
+    assert np.isfinite(whole[:, 28:32]).all()
     small = attribute(soft, WINDOWS, method, batch_size=3, **options)
     np.testing.assert_allclose(small, whole, rtol=1e-4, atol=5e-5)
 
