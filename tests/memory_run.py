@@ -52,8 +52,8 @@ def growth(n_genes: int, folder: Path) -> dict[str, float]:
     X: Any = SequenceChannels(fasta).fit_transform(windows)
     y = rng.normal(size=n_genes)
     model = RegMaskRegressor(
-        resolution=64, d_model=4, n_layers=1, max_epochs=1, batch_size=16, random_state=0,
-        validation_fraction=0.0, device="cpu",
+        resolution=64, d_model=4, n_layers=1, max_epochs=1, finetune_epochs=0, batch_size=16,
+        validation_fraction=0.0, device="cpu", random_state=0,
     )  # fmt: skip
     warm = model.fit(X[:32], y[:32])
     warm.predict(X[:32])
