@@ -250,7 +250,8 @@ def memory_model(
     window = int(X.shape[1]) * length * 4
     # The batch that is used and the one that is read, and two for each worker.
     batches = 2 + 2 * estimator.n_workers
-    store = getattr(X, "store", None)
+    # Only a cache in memory takes some; one on disk is mapped.
+    expected = getattr(getattr(X, "store", None), "expected_bytes", None)
     return MemoryModel(
         device=device,
         fixed=fixed,
@@ -259,7 +260,7 @@ def memory_model(
         after_stages=found[-1]["after_stages"],
         windows_fixed=2 * window,
         window=batches * window,
-        cache=store.expected_bytes(X) if hasattr(store, "expected_bytes") else 0,
+        cache=0 if expected is None else expected(X),
         masks=int(X.shape[0]) * length * 4 if hasattr(estimator, "transform") else 0,
     )
 

@@ -273,9 +273,11 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
     def _set_batch_size(self, X: Any, y: ArrayLike, data: TrainingData) -> None:
         """Settle the batch size: of several processes the main one's free memory decides.
 
-        A batch is shared by the processes, so that none holds more than the main one counted on.
+        A batch is shared by the processes, so that none holds more than the main one counted on,
+        and each has a row at least.
         """
-        self.batch_size_ = data.processes.from_main(lambda: self._automatic_size(None, X, y))
+        size = data.processes.from_main(lambda: self._automatic_size(None, X, y))
+        self.batch_size_ = max(size, data.processes.count) if self.batch_size == "auto" else size
 
     @property
     def _known(self) -> dict[str, Any]:
@@ -379,7 +381,9 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
     def _check_shares(self, data: TrainingData) -> None:
         """Refuse batches of which there is not a row for each process."""
         count = data.processes.count
-        found = {"batch_size": self.batch_size, "training rows": len(data.train)}
+        found = {"training rows": len(data.train)}
+        if self.batch_size != "auto":  # which is settled later, for as many processes
+            found["batch_size"] = int(self.batch_size)
         if data.valid is not None:
             found["validation rows"] = len(data.valid)
         short = [f"{name} {n}" for name, n in found.items() if n < count]

@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regmask_sk.ops._numba_math import compiled, run_tasks
+from regmask_sk.ops._numba_compiled import compiled
+from regmask_sk.ops._numba_math import run_tasks
 
 _SCANNED = 4
 _BLOCK = 2048  # bases, times _SCANNED, whose scores are in memory at once; of a task backward

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regmask_sk.ops._numba_math import compiled, run_tasks
+from regmask_sk.ops._numba_compiled import compiled
+from regmask_sk.ops._numba_math import run_tasks
 
 _U: Any = np.uint64
 _1, _2, _3, _4, _16, _64 = _U(1), _U(2), _U(3), _U(4), _U(16), _U(64)

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regmask_sk.ops._numba_math import F32, compiled, run_tasks, sigmoid
+from regmask_sk.ops._numba_compiled import compiled
+from regmask_sk.ops._numba_math import F32, run_tasks, sigmoid
 
 _WIDTH = 64  # channels
 _FLUSH = 64  # steps whose gradients of the taps are summed in float32, before float64

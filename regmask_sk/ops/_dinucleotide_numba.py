@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from regmask_sk.ops._numba_math import compiled
+from regmask_sk.ops._numba_compiled import compiled
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What the Numba kernels share: options, an exponential that vectorises, threads.
+"""What the Numba kernels share: an exponential that vectorises, threads.
 
 The exponential is a polynomial, as Numba's own is scalar without SVML. It is inlined into the
 kernels, whose compiled code is kept on disk: after a change here delete ``__pycache__``, as
@@ -39,17 +39,6 @@ _E6 = F32(0.000153533609926957)
 # atanh(s) / s in powers of s**2, s in [0, 1/3]: the Taylor series.
 _L1, _L2, _L3, _L4, _L5, _L6, _L7 = (F32(1.0 / k) for k in (3, 5, 7, 9, 11, 13, 15))
 
-# Python's error model would check every divisor, which the vectoriser does not get past.
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for speed, and keep the result on disk where there is a place for it."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # neither the package's folder nor a cache folder can be written to
-        return njit(**_OPTIONS)(function)
-
 
 @intrinsic
 def _float_of_bits(typingctx: Any, bits: Any) -> Any:
@@ -61,7 +50,7 @@ def _float_of_bits(typingctx: Any, bits: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", **OPTIONS)
 def exp2(x: Any) -> Any:
     """2**x with 2e-7 relative error; below -126 it stays at 1.2e-38, above 126 at 8.5e37."""
     x = min(max(x, F32(-126.0)), F32(126.0))
@@ -73,12 +62,12 @@ def exp2(x: Any) -> Any:
     return (p * f + F32(1.0)) * scale
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", **OPTIONS)
 def sigmoid(x: Any) -> Any:
     return F32(1.0) / (F32(1.0) + exp2(-x * LOG2_E))
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", **OPTIONS)
 def softplus(x: Any) -> Any:
     """log(1 + e**x) = max(x, 0) + log1p(e**-|x|), with log1p(e) = 2 atanh(e / (2 + e))."""
     e = exp2(-abs(x) * LOG2_E)

@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regmask_sk.ops._numba_math import F32, LOG2_E, compiled, exp2, run_tasks, sigmoid, softplus
+from regmask_sk.ops._numba_compiled import compiled
+from regmask_sk.ops._numba_math import F32, LOG2_E, exp2, run_tasks, sigmoid, softplus
 
 _WIDTH = 64  # channels: 8 AVX2 vectors
 _CHUNK = 32  # steps: the scratch of a chunk, 256 KiB with 16 states, stays in the L2 cache
