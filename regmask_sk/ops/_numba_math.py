@@ -22,6 +22,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from regmask_sk.ops._numba_compiled import OPTIONS
+
 _MIN_PARALLEL = 2**20  # floating-point exponentials below which threads cost more than they give
 
 I32: Any = np.int32
