@@ -22,6 +22,7 @@ from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from regmask_sk._cache import MemoryStore
 from regmask_sk._memory import MemoryModel
 from regmask_sk.windows import Windows
 
@@ -259,7 +260,7 @@ def memory_model(
         after_stages=found[-1]["after_stages"],
         windows_fixed=2 * window,
         window=batches * window,
-        cache=store.expected_bytes(X) if hasattr(store, "expected_bytes") else 0,
+        cache=store.expected_bytes(X) if isinstance(store, MemoryStore) else 0,
         masks=int(X.shape[0]) * length * 4 if hasattr(estimator, "transform") else 0,
     )
 
