@@ -22,6 +22,7 @@ from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from regmask_sk._cache import MemoryStore
 from regmask_sk._memory import MemoryModel
 from regmask_sk.windows import Windows
 
@@ -250,8 +251,7 @@ def memory_model(
     window = int(X.shape[1]) * length * 4
     # The batch that is used and the one that is read, and two for each worker.
     batches = 2 + 2 * estimator.n_workers
-    # Only a cache in memory takes some; one on disk is mapped.
-    expected = getattr(getattr(X, "store", None), "expected_bytes", None)
+    store = getattr(X, "store", None)
     return MemoryModel(
         device=device,
         fixed=fixed,
@@ -260,7 +260,7 @@ def memory_model(
         after_stages=found[-1]["after_stages"],
         windows_fixed=2 * window,
         window=batches * window,
-        cache=0 if expected is None else expected(X),
+        cache=store.expected_bytes(X) if isinstance(store, MemoryStore) else 0,
         masks=int(X.shape[0]) * length * 4 if hasattr(estimator, "transform") else 0,
     )
 

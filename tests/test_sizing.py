@@ -308,7 +308,7 @@ def test_a_resumed_fit_keeps_its_batch_size(free: Any, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
 
         def once(self: Any, data: Any) -> None:
-            if self._epochs_done == 1:
+            if self.batch_size == "auto" and self._epochs_done == 1:  # not in the estimate
                 raise KeyboardInterrupt
             train_epoch(self, data)
 
