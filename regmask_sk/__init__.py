@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from regmask_sk.features import SequenceChannels as SequenceChannels
     from regmask_sk.features import SignalChannels as SignalChannels
     from regmask_sk.features import TSSWindows as TSSWindows
-    from regmask_sk.features import WindowCache as WindowCache
     from regmask_sk.gene_models import read_gene_models as read_gene_models
     from regmask_sk.genome import BigWigReader as BigWigReader
     from regmask_sk.genome import FastaReader as FastaReader
@@ -100,6 +99,7 @@ if TYPE_CHECKING:
     from regmask_sk.seq2exp import load_seq2exp as load_seq2exp
     from regmask_sk.tuning import SparsityTuning as SparsityTuning
     from regmask_sk.tuning import tune_sparsity as tune_sparsity
+    from regmask_sk.window_cache import WindowCache as WindowCache
     from regmask_sk.windows import Windows as Windows
 
 __version__ = metadata.version("regmask_sk")
@@ -135,7 +135,7 @@ _PUBLIC = {
     "SparsityTuning": "tuning",
     "TSSWindows": "features",
     "TwelveFold": "model_selection",
-    "WindowCache": "features",
+    "WindowCache": "window_cache",
     "Windows": "windows",
     "activity_contact": "metrics",
     "agreement_scorer": "metrics",

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from regmask_sk._contact_maps import GAMMA, CoolerReader, power_law
-from regmask_sk.features import PathLike, _WindowsTransformer
+from regmask_sk._window_steps import PathLike, WindowsTransformer
 from regmask_sk.genome import Reader, check_chromosomes
 from regmask_sk.windows import Interval, Windows
 
@@ -155,7 +155,7 @@ class ContactSource:
         return repr((files, law, learned))
 
 
-class ContactChannel(_WindowsTransformer):
+class ContactChannel(WindowsTransformer):
     """Append one channel: the contact of each base's bin with the bin of the TSS.
 
     Bins are those of the chromosome, ``bin_size`` base pairs from its first base on, so that all

@@ -18,7 +18,7 @@ from regmask_sk._files import package_versions
 from regmask_sk.baselines.binned_signal import BinnedSignalRegressor
 from regmask_sk.datasets import SimulatedGenome, simulate_genome
 from regmask_sk.export import export_masks, gene_elements
-from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows, WindowCache
+from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.loci import read_loci
 from regmask_sk.metrics import (
     mask_average_precision,
@@ -30,6 +30,7 @@ from regmask_sk.metrics import (
 from regmask_sk.persistence import save_model
 from regmask_sk.plotting import plot_locus
 from regmask_sk.regressor import RegMaskRegressor
+from regmask_sk.window_cache import WindowCache
 from regmask_sk.windows import Windows
 
 _LENGTH = 1024  # bp: the window that the simulator fills with elements

@@ -42,7 +42,7 @@ _CLASSES = {
     "SequenceChannels": "regmask_sk.features",
     "SignalChannels": "regmask_sk.features",
     "ContactChannel": "regmask_sk.contacts",
-    "WindowCache": "regmask_sk.features",
+    "WindowCache": "regmask_sk.window_cache",
     "RegMaskRegressor": "regmask_sk.regressor",
     "BackboneRegressor": "regmask_sk.baselines.backbone",
     "EPInformerRegressor": "regmask_sk.baselines.epinformer",

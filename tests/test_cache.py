@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from regmask_sk._files import bytes_in
 from regmask_sk._stored_files import StoredFile
 from regmask_sk.contacts import ContactChannel
-from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows, WindowCache
+from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.genome import BigWigReader
+from regmask_sk.window_cache import WindowCache
 from regmask_sk.windows import Windows
 
 

@@ -19,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 
 from regmask_sk.baselines import BackboneRegressor
 from regmask_sk.contacts import ContactChannel
-from regmask_sk.features import SequenceChannels, TSSWindows, WindowCache
+from regmask_sk.features import SequenceChannels, TSSWindows
 from regmask_sk.persistence import load_model, save_model
+from regmask_sk.window_cache import WindowCache
 from regmask_sk.windows import Interval, Windows
 
 BIN = 70  # divides no chromosome

@@ -19,8 +19,9 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import GroupKFold, cross_val_predict, cross_validate
 from sklearn.pipeline import Pipeline
 
-from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows, WindowCache
+from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
 from regmask_sk.genome import FastaReader
+from regmask_sk.window_cache import WindowCache
 from regmask_sk.windows import Windows
 
 

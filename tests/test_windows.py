@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from regmask_sk.features import SequenceChannels, SignalChannels, WindowCache
+from regmask_sk.features import SequenceChannels, SignalChannels
+from regmask_sk.window_cache import WindowCache
 from regmask_sk.windows import Windows
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")

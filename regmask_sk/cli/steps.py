@@ -108,7 +108,7 @@ def model_pipeline(args: argparse.Namespace, n_genes: int) -> Any:
 
 def cache_steps(args: argparse.Namespace, n_bytes: int) -> list[tuple[str, Any]]:
     """Keep windows that were read, where ``--cache`` says so."""
-    from regmask_sk.features import WindowCache
+    from regmask_sk.window_cache import WindowCache
 
     limits = {"max_bytes": args.cache_max_bytes, "dtype": args.cache_dtype}
     limits = {name: value for name, value in limits.items() if value is not None}
