@@ -85,8 +85,8 @@ def make_estimators() -> dict[str, BaseEstimator]:
 
     def masked(mask: str) -> RegMaskRegressor:
         return RegMaskRegressor(
-            mask=mask, sparsity=SPARSITY, promoter_length=0, max_epochs=24,
-            generator_epochs=6, finetune_epochs=6, **body,
+            mask=mask, sparsity=SPARSITY, promoter_length=0, max_epochs=60,
+            generator_epochs=10, finetune_epochs=30, **body,
         )  # fmt: skip
 
     bodies = {
