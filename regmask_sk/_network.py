@@ -281,8 +281,9 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
 
     @property
     def _known(self) -> dict[str, Any]:
-        """What was learned before the first epoch."""
-        return {name: getattr(self, name) for name in self._kept_attributes if hasattr(self, name)}
+        """What was learned from the data before the first epoch."""
+        names = [name for name in self._kept_attributes if name != "batch_size_"]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def partial_fit(
         self,

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -352,6 +353,8 @@ TOGETHER = (
 def main(out: Path) -> None:
     """Run all; ``lost`` comes last, because the processes part there."""
     torch.set_num_threads(1)
+    # Fits of a few epochs are there to run, not to learn; other warnings are errors.
+    warnings.filterwarnings("ignore", "the predictor has learned nothing")
     rank = int(os.environ["RANK"])
     found: dict[str, Any] = {each.__name__: each(True) for each in ALIKE}
     for each in TOGETHER:

@@ -840,7 +840,7 @@ def test_progress_shows_only_under_verbose(data: Data, capsys: pytest.CaptureFix
         ("gradient_clip", 0.0), ("ema_decay", 1.0), ("validation_fraction", 1.0),
         ("resolution", 0), ("d_model", 0), ("n_layers", -1), ("max_epochs", 0),
         ("generator_epochs", -1), ("finetune_epochs", -1), ("patience", 0), ("batch_size", 0),
-        ("n_workers", -1), ("promoter_length", -1), ("backbone", "mamba9"),
+        ("batch_size", "32"), ("n_workers", -1), ("promoter_length", -1), ("backbone", "mamba9"),
         ("device", "gpu"), ("validation_chroms", ["chr1"]), ("covariates", ["gc"]),
         ("reverse_complement", True), ("reverse_complement", "augment"),
         ("reverse_complement", "ps"), ("checkpointing", 1),
@@ -856,7 +856,7 @@ def test_a_value_that_cannot_be_is_named(data: Data, name: str, value: Any) -> N
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("sparsity", "0.1"), ("max_epochs", 2.5), ("batch_size", "32"), ("backbone", 3)],
+    [("sparsity", "0.1"), ("max_epochs", 2.5), ("n_layers", "4"), ("backbone", 3)],
 )
 def test_a_value_of_another_type_is_named(data: Data, name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=name):

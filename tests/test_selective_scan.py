@@ -319,7 +319,7 @@ def test_torch_compile_keeps_the_scan_whole() -> None:
 def test_kernels_compile_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core import caching
 
-    from regmask_sk.ops._numba_math import compiled
+    from regmask_sk.ops._numba_compiled import compiled
 
     # As with a read-only install and no home folder.
     for name in ("CacheImpl", "CompileResultCacheImpl"):

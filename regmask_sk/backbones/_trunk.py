@@ -96,7 +96,7 @@ class AttentionPool(nn.Module):
         # A softmax of two is a sigmoid of what lies between them, and the logits are linear:
         # they are computed once for each two places.
         between = left - right
-        return torch.addcmul(right, self.logits(between).sigmoid(), between)
+        return right + self.logits(between).sigmoid() * between
 
 
 class Stem(nn.Module):
