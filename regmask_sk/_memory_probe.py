@@ -278,6 +278,7 @@ def _measure(
     params = estimator.get_params(deep=False)
     wanted: dict[str, Any] = {
         "batch_size": n_windows, "max_epochs": 1, "validation_fraction": 0.0, "n_workers": 0,
+        "accelerate": False,  # the others do not take part in it
         "validation_chroms": None, "warm_start": False, "verbose": 0, "random_state": 0,
         "device": device, "closed_regions": None, "open_regions": None, "generator_epochs": 1,
     }  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from regmask_sk import SequenceChannels, SignalChannels, TSSWindows, WindowCache
+from regmask_sk import RegMaskRegressor, SequenceChannels, SignalChannels, TSSWindows, WindowCache
 from regmask_sk._memory_probe import Tally, carried_over, lengths_to_measure, shortened
 from regmask_sk.windows import Windows
 
@@ -114,3 +114,14 @@ def test_what_a_cache_will_hold(toy_genome: Any) -> None:
     assert store.nbytes == expected == store.expected_bytes(X)
     store.max_bytes = 10
     assert type(store)("key", X, 1000).expected_bytes(X) == 1000
+
+
+def test_an_estimate_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a fit that is shared, one process may be alone in asking for it."""
+
+    def joined(*_: Any) -> None:
+        raise AssertionError("the other processes do not take part")
+
+    monkeypatch.setattr("regmask_sk._network.join", joined)
+    model = RegMaskRegressor(accelerate=True, d_model=4, n_layers=1, resolution=8, device="cpu")
+    assert model.estimate_memory(np.zeros((4, 1, 64), np.float32)).fit > 0
