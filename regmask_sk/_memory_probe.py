@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -265,6 +266,19 @@ def memory_model(
     )
 
 
+# Whether a fit is one of those that measure: such a one is not measured when it fails.
+measuring: ContextVar[bool] = ContextVar("measuring", default=False)
+
+
+@contextmanager
+def _measuring() -> Iterator[None]:
+    before = measuring.set(True)
+    try:
+        yield
+    finally:
+        measuring.reset(before)
+
+
 def _measure(
     estimator: Any,
     X: Any,
@@ -294,6 +308,7 @@ def _measure(
     found: dict[str, float] = {"transform": 0.0}
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with (
+        _measuring(),
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=devices),
         _counting(device) as tally,

@@ -19,7 +19,7 @@ from regmask_sk._memory import (
     in_words,
     is_out_of_memory,
 )
-from regmask_sk._memory_probe import memory_model
+from regmask_sk._memory_probe import measuring, memory_model
 from regmask_sk._parameters import check_parameters
 from regmask_sk.windows import Windows
 
@@ -86,7 +86,17 @@ class SizedEstimator(WindowEstimator):
             return int(self.batch_size)
         default = inspect.signature(type(self)).parameters["batch_size"].default
         most = default if isinstance(default, int) else _LARGEST
-        model = self._memory_model(X, y) if model is None else model
+        if model is None:
+            try:
+                model = self._memory_model(X, y)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.batch_size_ = 1
+                raise MemoryError(
+                    "out of memory while what one window takes was measured, for "
+                    f"batch_size='auto'. {self._less_memory()}"
+                ) from error
         return model.largest_batch(free_memory(model.device), most)
 
     @contextmanager
@@ -95,7 +105,7 @@ class SizedEstimator(WindowEstimator):
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            if measuring.get() or not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # they hold the tensors
             said = str(error).strip().splitlines()[0] if str(error).strip() else "no memory"

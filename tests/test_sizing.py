@@ -230,6 +230,8 @@ def test_where_not_even_one_window_fits_there_is_no_estimate(limit: Any) -> None
     assert "By the estimate" not in str(caught.value)
     assert "smaller batch_size" not in str(caught.value)
     assert "shorter windows" in str(caught.value)
+    with pytest.raises(MemoryError, match=r"what one window takes was measured.*shorter windows"):
+        model.set_params(batch_size="auto").fit(arrays(), np.arange(12))
 
 
 def test_other_errors_of_a_network_pass() -> None:
