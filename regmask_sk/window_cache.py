@@ -58,6 +58,8 @@ class WindowCache(WindowsTransformer):
     --------
     >>> import tempfile
     >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from regmask_sk import SequenceChannels, TSSWindows
     >>> loci = pd.DataFrame({"chrom": ["chr1"] * 2, "tss": [9, 12], "strand": ["+", "-"]})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     fasta = Path(folder, "genome.fa")
