@@ -118,8 +118,8 @@ class SizedEstimator(WindowEstimator):
         try:
             model = self._memory_model(X, y)
             free = free_memory(model.device)
-        except Exception:
-            return ""  # what is out of memory may fail in measuring, too
+        except Exception as error:  # what is out of memory may fail in measuring, too
+            return f"There is no estimate: measuring failed ({type(error).__name__}). "
         one, all_ = model.at(1), model.at(self.batch_size_)
         return (
             f"By the estimate: {all_}; with batch_size=1 fit {in_words(one.fit)}, predict "

@@ -757,6 +757,11 @@ def test_wrong_commands(words: list[str], run: Any) -> None:
     assert "error: " in result.err
 
 
+def test_options_that_may_be_left_to_the_program_say_so(run: Any) -> None:
+    result = run("fit", "--batch-size", "many")
+    assert "is 'many', expected a whole number, 1 or more, or auto" in result.err
+
+
 @pytest.mark.parametrize(
     "command",
     ["", "demo", "fit", "predict", "mask", "cv", "tune", "report", "benchmark", "motifs", "info"],

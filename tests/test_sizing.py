@@ -228,6 +228,7 @@ def test_where_not_even_one_window_fits_there_is_no_estimate(limit: Any) -> None
     with pytest.raises(MemoryError) as caught:
         model.fit(arrays(), np.arange(12))
     assert "By the estimate" not in str(caught.value)
+    assert "There is no estimate: measuring failed (RuntimeError)." in str(caught.value)
     assert "smaller batch_size" not in str(caught.value)
     assert "shorter windows" in str(caught.value)
     with pytest.raises(MemoryError, match=r"what one window takes was measured.*shorter windows"):

@@ -32,14 +32,16 @@ non_negative = _checked(float, lambda f: 0 <= f < float("inf"), "a number, 0 or 
 positive = _checked(float, lambda f: 0 < f < float("inf"), "a number above 0")
 
 
-def length_or_auto(text: str) -> int | str:
-    """Accept a number of base pairs, or "auto"."""
-    return text if text == "auto" else int(natural(text))
+def _or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
-def count_or_auto(text: str) -> int | str:
-    """Accept a whole number, 1 or more, or "auto"."""
-    return text if text == "auto" else int(count(text))
+length_or_auto = _checked(
+    _or_auto, lambda n: n == "auto" or n >= 0, "a whole number, 0 or more, or auto"
+)
+count_or_auto = _checked(
+    _or_auto, lambda n: n == "auto" or n >= 1, "a whole number, 1 or more, or auto"
+)
 
 
 def two_shares(text: str) -> tuple[float, float]:
