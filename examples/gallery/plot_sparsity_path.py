@@ -2,7 +2,7 @@
 How much can be left out?
 =========================
 
-A path of budgets from one training: what accuracy costs when less of the window is kept.
+A path of budgets from one training: what it costs when less of the window is kept.
 """
 
 # %%
@@ -13,7 +13,6 @@ A path of budgets from one training: what accuracy costs when less of the window
 
 import tempfile
 
-import matplotlib.pyplot as plt
 from sklearn.pipeline import make_pipeline
 
 from regmask_sk import (
@@ -22,10 +21,10 @@ from regmask_sk import (
     SignalChannels,
     TSSWindows,
     WindowCache,
-    regression_metrics,
     simulate_genome,
     sparsity_path,
 )
+from regmask_sk.plotting import SparsityFrontDisplay
 
 folder = tempfile.TemporaryDirectory()
 genome = simulate_genome(folder.name, n_genes=1200, overwrite=True)
@@ -48,12 +47,6 @@ fitted = sparsity_path(model, train_windows, y[~test], shares)
 # %%
 # The front
 # ---------
-# Shares are those that the masks of the held-out genes keep.
+# Shares and errors are those of the held-out genes.
 
-kept = [float(each.transform(test_windows).mean()) for each in fitted]
-pearson = [regression_metrics(y[test], each.predict(test_windows))["pearson"] for each in fitted]
-figure, axis = plt.subplots(figsize=(5, 3.5), layout="constrained")
-axis.plot(kept, pearson, marker="o")
-axis.set_xlabel("share of the bases kept, held-out genes")
-axis.set_ylabel("Pearson correlation, held-out genes")
-axis.set_xlim(0, None)
+SparsityFrontDisplay.from_estimators(fitted, test_windows, y[test])
