@@ -48,8 +48,11 @@ def one_thread() -> Any:
 @pytest.fixture(scope="module")
 def whole() -> RegMaskRegressor:
     """The fit that nothing interrupts."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return RegMaskRegressor(**SMALL).fit(*data())
+    fitted = RegMaskRegressor(**SMALL).fit(*data())
+    torch.set_num_threads(threads)
+    return fitted
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:

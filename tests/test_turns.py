@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,20 @@ def in_threads(*tasks: Callable[[], Any]) -> list[Any]:
     return results
 
 
+@pytest.fixture
+def one_thread_each() -> Iterator[None]:
+    """Every Python thread computes on one core: bits depend on the number of cores.
+
+    Whoever has set that number in one thread and put it back in another (a search in threads
+    may) leaves new threads with another number than this one.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread_each")
 def test_fits_in_threads_come_to_the_bits_of_fits_alone() -> None:
     X = np.random.default_rng(0).normal(size=(32, 2, 32)).astype(np.float32)
     y = X[:, 0, :8].mean(axis=1)
