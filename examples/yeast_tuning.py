@@ -7,18 +7,20 @@ and chooses the sparsest trial within one standard error of the lowest error. ch
 take no part in it: a model with the chosen parameters, fitted on all other chromosomes, is scored
 on them once. chrXII is left out.
 
-    python examples/yeast_tuning.py DATA           # the search
-    python examples/yeast_tuning.py DATA --grid    # and a grid of as many sparsities, same folds
+    python examples/yeast_tuning.py DATA --n-jobs 2           # the search, two trials at a time
+    python examples/yeast_tuning.py DATA --n-jobs 2 --grid    # and a grid on the same folds
 
 Networks are small and are trained briefly: 4 epochs under random masks, 2 in each of the later
-stages. The grid runs every sparsity to its end at the default learning rate and dropout. Under
-``--out``: trials.tsv, pareto.png, importances.tsv and importances.png, with ``--grid`` grid.tsv
-too, and the windows that were read (cache/).
+stages. The grid runs as many sparsities to their end, at the default learning rate and dropout.
+Trials that run at the same time end in any order, so that two searches differ; two grids do not.
+Under ``--out``: trials.tsv, pareto.png, importances.tsv and importances.png, with ``--grid``
+grid.tsv too, and the windows that were read (cache/).
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
@@ -88,14 +92,15 @@ def grid_search(
     pipeline: Pipeline, loci: pd.DataFrame, y: pd.Series, n_sparsities: int, **settings: Any
 ) -> SparsityTuning:
     """Run each of a grid of sparsities to its end, and choose as the search does."""
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name="grid", directions=["minimize"] * 2)
-    for sparsity in np.geomspace(*SPARSITY, n_sparsities):
-        study.enqueue_trial({"model__sparsity": float(sparsity)})
-    return tune_sparsity(
-        pipeline, loci, y, n_trials=n_sparsities, sparsity=SPARSITY, prune=False, refit=False,
-        storage=storage, study_name="grid", **settings,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:  # of a file that all processes see
+        storage = JournalStorage(JournalFileBackend(str(Path(folder) / "grid.log")))
+        study = optuna.create_study(storage=storage, study_name="grid", directions=["minimize"] * 2)
+        for sparsity in np.geomspace(*SPARSITY, n_sparsities):
+            study.enqueue_trial({"model__sparsity": float(sparsity)})
+        return tune_sparsity(
+            pipeline, loci, y, n_trials=n_sparsities, sparsity=SPARSITY, prune=False, refit=False,
+            storage=storage, study_name="grid", **settings,
+        )  # fmt: skip
 
 
 def tell(trials: pd.DataFrame) -> None:
@@ -117,6 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, default=3, help="of chromosomes (default 3)")
     parser.add_argument("--epochs", type=int, default=4, help="of the first stage (default 4)")
     parser.add_argument("--grid", action="store_true", help="run a grid for comparison, too")
+    parser.add_argument("--n-jobs", type=int, default=1, help="trials at a time (default 1)")
     parser.add_argument("--out", type=Path, default=Path("yeast-tuning"), help="results")
     arguments = parser.parse_args(argv)
     if not (arguments.data / "genes.tsv").is_file():
@@ -130,7 +136,9 @@ def main(argv: list[str] | None = None) -> None:
     y = loci.pop(TARGET)
     test = loci["chrom"].isin(TEST_CHROMS)
     pipeline = make_pipeline(arguments.data, out / "cache", arguments.epochs)
-    settings = {"cv": ChromosomeKFold(arguments.folds), "callback": tell}
+    settings = {
+        "cv": ChromosomeKFold(arguments.folds), "n_jobs": arguments.n_jobs, "callback": tell
+    }  # fmt: skip
     print(f"{arguments.trials} trials, {arguments.folds} folds of {int((~test).sum())} genes")
 
     started = time.perf_counter()

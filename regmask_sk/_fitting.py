@@ -11,9 +11,10 @@ from torch import nn
 from regmask_sk._base import WindowArray
 from regmask_sk._batches import WindowDataset, open_in_any_case
 from regmask_sk._model import build_model, promoter_window
-from regmask_sk._network import NetworkRegressor, TrainingData
+from regmask_sk._network import NetworkRegressor
 from regmask_sk._parameters import check_evidence_tracks
 from regmask_sk._plan import MaskSettings, Stage
+from regmask_sk._preparation import TrainingData
 from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk._training import RegMaskNet, calibration_bytes
 from regmask_sk.distributions import DistributionName

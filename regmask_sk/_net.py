@@ -9,11 +9,9 @@ minimises is left to two methods, :meth:`WindowNet.training_outcome` and
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -32,6 +30,7 @@ from regmask_sk._checkpoint import Unfinished
 from regmask_sk._objectives import Outcome
 from regmask_sk._plan import SCHEDULES, Settings, Stage, learning_rate_factor, moving_average
 from regmask_sk._processes import ALONE, Processes
+from regmask_sk._progress import Progress, take_up, taken_down, weights
 from regmask_sk._reading import explained
 from regmask_sk._shared_norms import share_norms, unshare_norms
 from regmask_sk._turns import turn
@@ -48,28 +47,6 @@ _PARAMETERS: tuple[tuple[str, dict[str, float]], ...] = (
     (".D", {"weight_decay": 0.0}),
     ("", {}),
 )
-
-
-@dataclass
-class _Progress:
-    """What a stage has reached: all that changes between its steps but the weights."""
-
-    epoch: int = 0
-    step: int = 0
-    best_loss: float = math.inf
-    best_state: dict[str, Tensor] | None = None
-    epochs_without_gain: int = 0
-    average: AveragedModel | None = None
-
-
-# Of these, what is no tensor.
-_COUNTED = ("epoch", "step", "best_loss", "epochs_without_gain")
-
-
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Tensors of one part of a state, by their names in it."""
-    start = f"{part}."
-    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -97,7 +74,7 @@ class WindowNet(NeuralNet):
     #: parameters; see :class:`regmask_sk._plan.Schedule`.
     parts: ClassVar[dict[str, str]] = {"predictor": "*"}
 
-    progress_: _Progress
+    progress_: Progress
     #: Those that share the training which runs; see :meth:`sharing`.
     processes: Processes = ALONE
 
@@ -255,29 +232,12 @@ class WindowNet(NeuralNet):
 
     def unfinished(self) -> Unfinished:
         """Take down all that the next epoch depends on, between two epochs."""
-        progress = self.progress_
         values = {
             "stage_index": self.stage_index_,
             "goes_on": self.goes_on_,
             "history": self.plain_history,
-            **{name: getattr(progress, name) for name in _COUNTED},
         }
-        parts = {
-            "module": self.module_.state_dict(),
-            "best": progress.best_state or {},
-            "average": {} if progress.average is None else progress.average.state_dict(),
-            "optimizer": {
-                f"{number}.{name}": value
-                for number, moments in self.optimizer_.state_dict()["state"].items()
-                for name, value in moments.items()
-            },
-        }
-        tensors = {
-            f"{part}.{name}": value
-            for part, state in parts.items()
-            for name, value in state.items()
-        }
-        return Unfinished(values, tensors)
+        return taken_down(self.progress_, self.module_, self.optimizer_, values)
 
     def go_on(self, state: Unfinished) -> None:
         """Take up what :meth:`unfinished` took down, in a net that has not been started.
@@ -288,25 +248,14 @@ class WindowNet(NeuralNet):
             Of a net with the same module and settings.
         """
         values = state.values
-        self.take_over(_part(state.tensors, "module"), values["history"])
+        self.take_over(weights(state), values["history"])
         self.goes_on_ = values["goes_on"]
         self.stage_index_ = values["stage_index"]
         self.enter_stage()
-        progress = self.progress_
         if self.finished:
-            progress.average = None
-            return
-        for name in _COUNTED:
-            setattr(progress, name, values[name])
-        progress.best_state = _part(state.tensors, "best") or None
-        if progress.average is not None:
-            progress.average.load_state_dict(_part(state.tensors, "average"))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(state.tensors, "optimizer").items():
-            number, _, kind = name.partition(".")
-            moments.setdefault(int(number), {})[kind] = value
-        groups = self.optimizer_.state_dict()["param_groups"]
-        self.optimizer_.load_state_dict({"state": moments, "param_groups": groups})
+            self.progress_.average = None
+        else:
+            take_up(state, self.progress_, self.optimizer_)
 
     @property
     def plain_history(self) -> list[dict[str, Any]]:
@@ -336,7 +285,7 @@ class WindowNet(NeuralNet):
 
     def enter_stage(self) -> None:
         """Make an optimizer, and an average, for the current stage."""
-        self.progress_ = _Progress()
+        self.progress_ = Progress()
         self._initialize_optimizer()
         if self.averaged:
             self.progress_.average = AveragedModel(

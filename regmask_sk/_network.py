@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.utils import Tags, check_random_state
@@ -20,17 +19,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from regmask_sk._base import WindowArray, resolve_device
-from regmask_sk._batches import WindowDataset
 from regmask_sk._checkpoint import Checkpoint, Unfinished
 from regmask_sk._identity import fit_identity, shared_identity
 from regmask_sk._net import WindowNet
 from regmask_sk._parameters import check_parameters
 from regmask_sk._plan import Stage
+from regmask_sk._preparation import PreparedEstimator, TrainingData
 from regmask_sk._processes import ALONE, Processes, join
-from regmask_sk._sizing import SizedEstimator
 from regmask_sk._turns import own_random_numbers
 from regmask_sk.backbones.mamba import SelectiveStateSpace
-from regmask_sk.losses import RegressionLoss, regression_loss
 from regmask_sk.ops.selective_scan import scan_backend
 from regmask_sk.windows import Windows
 
@@ -38,54 +35,20 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class TrainingData:
-    """Training and validation rows of a fit, and the processes that share it."""
-
-    def __init__(
-        self,
-        train: WindowDataset,
-        valid: WindowDataset | None,
-        loss: RegressionLoss,
-        processes: Processes,
-    ) -> None:
-        self.train = train
-        self.valid = valid
-        self.loss = loss
-        self.processes = processes
-
-    @property
-    def parts(self) -> tuple[WindowDataset, WindowDataset | None]:
-        """Both kinds of rows."""
-        return self.train, self.valid
-
-    @property
-    def constant_loss(self) -> float:
-        """Loss of predicting the training rows' mean for those that are judged."""
-        judged = self.train if self.valid is None else self.valid
-        target, weight = torch.from_numpy(judged.y), torch.from_numpy(judged.weight)
-        return regression_loss(torch.zeros_like(target), target, weight, loss=self.loss).item()
-
-
-class NetworkRegressor(RegressorMixin, SizedEstimator):
+class NetworkRegressor(RegressorMixin, PreparedEstimator):
     """Base of regressors whose model is a torch network, trained through skorch.
 
-    It standardises targets and covariates on the training rows, holds out whole chromosomes,
-    trains, and reads the network back. A regressor makes its network in
-    :meth:`_make_module` and says in :meth:`_make_net` how that is trained. Parameters are those
-    of ``RegMaskRegressor`` with the same names.
+    It trains on the rows that its base prepares, and reads the network back. A regressor makes
+    its network in :meth:`_make_module` and says in :meth:`_make_net` how that is trained.
+    Parameters are those of ``RegMaskRegressor`` with the same names.
     """
 
-    covariates: Sequence[str]
-    reverse_complement: Literal["none", "augment", "ph", "ps"]
-    loss: Literal["squared_error", "huber"]
     max_epochs: int
     patience: int
     learning_rate: float
     weight_decay: float
     gradient_clip: float
     ema_decay: float
-    validation_chroms: Sequence[str] | None
-    validation_fraction: float
     warm_start: bool
     n_workers: int
     device: str
@@ -96,8 +59,6 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
 
     net_: WindowNet
     n_processes_: int
-    _seed: int
-    _target_ndim: int
 
     #: Fitted attributes that a saved model holds beside the tensors.
     _kept_attributes: ClassVar[tuple[str, ...]] = (
@@ -148,13 +109,6 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
 
     def _note_windows(self, X: WindowArray) -> None:
         """Note what the estimator needs to know of X beside its shape, once a fit."""
-
-    def _dataset_options(self, X: WindowArray) -> dict[str, Any]:
-        """Options of the datasets of a fit and of a prediction."""
-        return {}
-
-    def _check_training_rows(self, train: WindowDataset) -> None:
-        """Refuse training rows with which the parameters do not go, before any training."""
 
     def _end_training(self, data: TrainingData) -> None:
         """Do what follows the last epoch."""
@@ -395,69 +349,6 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
                 "none, or launch fewer processes."
             )
 
-    def _prepare(
-        self,
-        X: WindowArray,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        groups: ArrayLike | None,
-        *,
-        reset: bool,
-        seed: int,
-        processes: Processes,
-    ) -> TrainingData:
-        """Standardise and split what a fit is given."""
-        targets = self._check_targets(X, y)
-        weight = self._check_weights(X, sample_weight)
-        covariates = self._covariate_table(X, self.covariates)
-        train, valid = self._split_validation(
-            X,
-            validation_chroms=self.validation_chroms,
-            validation_fraction=self.validation_fraction,
-            groups=groups,
-            seed=seed,
-        )
-        if reset:
-            self._seed = seed
-            self._target_ndim = np.asarray(y).ndim
-            if not weight[train].any():
-                raise ValueError(
-                    "sample_weight is 0 for all the training rows; the others are held out for "
-                    "validation. Hold out others, or set validation_fraction=0."
-                )
-            self.target_mean_ = np.average(targets[train], axis=0, weights=weight[train])
-            self.target_scale_ = _scale(targets[train], weight[train])
-            self.covariate_mean_ = covariates[train].mean(axis=0)
-            self.covariate_scale_ = _scale(covariates[train])
-        elif targets.shape[1] != len(self.target_mean_):
-            raise ValueError(
-                f"y has {targets.shape[1]} outputs, but the first call of partial_fit had "
-                f"{len(self.target_mean_)}."
-            )
-        standard = ((targets - self.target_mean_) / self.target_scale_).astype(np.float32)
-        known = self._standard_covariates(covariates)
-        augmented = self.reverse_complement in ("augment", "ph")
-        complement = self._complement(X) if self.reverse_complement != "none" else None
-        self._channel_complement = complement
-        parts = []
-        for rows, augment in ((train, True), (valid, False)):
-            parts.append(
-                WindowDataset(
-                    X[rows],
-                    known[rows],
-                    standard[rows],
-                    weight[rows],
-                    augment=augment,
-                    complement=complement if augmented else None,
-                    **self._dataset_options(X),
-                )
-            )
-        self._check_training_rows(parts[0])
-        return TrainingData(parts[0], parts[1] if len(valid) else None, self.loss, processes)
-
-    def _standard_covariates(self, covariates: NDArray[np.float64]) -> NDArray[np.float32]:
-        return ((covariates - self.covariate_mean_) / self.covariate_scale_).astype(np.float32)
-
     def _build(
         self,
         constant_loss: float,
@@ -586,16 +477,6 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
         with self._memory_explained("predict", X):
             return self._to_target_unit(list(self._read_predictions(windows)))
 
-    def _dataset(self, X: WindowArray, **options: Any) -> WindowDataset:
-        """Rows to predict."""
-        covariates = self._standard_covariates(self._covariate_table(X, self.covariates))
-        return WindowDataset(X, covariates, **{**self._dataset_options(X), **options})
-
-    def _to_target_unit(self, predictions: list[Tensor]) -> NDArray[np.float64]:
-        standard = torch.cat(predictions).numpy().astype(np.float64)
-        values = standard * self.target_scale_ + self.target_mean_
-        return values[..., 0] if self._target_ndim == 1 else values
-
     # -- saving without pickle -----------------------------------------------------------
 
     def _get_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -619,12 +500,3 @@ class NetworkRegressor(RegressorMixin, SizedEstimator):
         self._build(constant_loss=1.0)
         self.net_.restore(tensors, state["history"])
         self._epochs_done = len(state["history"])
-
-
-def _scale(values: NDArray[np.float64], weight: NDArray | None = None) -> NDArray[np.float64]:
-    """Take the standard deviation of each column, 1 where it is 0 but for rounding."""
-    share = np.ones(len(values)) if weight is None else weight.astype(np.float64)
-    share /= share.sum()
-    mean = share @ values
-    scale = np.sqrt(share @ np.square(values - mean))
-    return np.where(scale > 1e-12 * np.abs(mean), scale, 1.0)

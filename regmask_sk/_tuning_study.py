@@ -32,7 +32,8 @@ def open_study(
     n_objectives : int
         Numbers to be minimised.
     random_state : int or None
-        Seed of the search. With a storage each process draws by a seed of its own.
+        Seed of the search. With a storage each process, and each thread, draws by a seed of its
+        own.
 
     Returns
     -------
@@ -48,7 +49,8 @@ def open_study(
 
     seed = random_state
     if storage is not None and random_state is not None:
-        seed = int(np.random.SeedSequence([random_state, os.getpid()]).generate_state(1)[0])
+        own = [random_state, os.getpid(), threading.get_ident()]
+        seed = int(np.random.SeedSequence(own).generate_state(1)[0])
     study = optuna.create_study(
         storage=storage,
         study_name=name,

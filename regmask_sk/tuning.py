@@ -6,12 +6,17 @@ running trial as alive now and then; a trial whose process has died is run again
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
@@ -22,8 +27,11 @@ from regmask_sk._tuning_study import Alive, Queue, open_study
 from regmask_sk._tuning_trials import Objectives, Prune, Watch, run_trial, watched_epochs
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
+
+_ON_THIS_MACHINE = ("LokyBackend", "MultiprocessingBackend", "ThreadingBackend")
 
 
 def tune_sparsity(
@@ -42,6 +50,7 @@ def tune_sparsity(
     prune: Prune = True,
     refit: bool = True,
     heartbeat: float = 10.0,
+    n_jobs: int | None = None,
     random_state: int | None = None,
     callback: Callable[[pd.DataFrame], None] | None = None,
 ) -> SparsityTuning:
@@ -88,11 +97,17 @@ def tune_sparsity(
         Seconds between signs of life of a running trial. One that gives none for three times as
         long is taken for dead, and its parameters are run again. The clocks of the machines must
         agree to within this.
+    n_jobs : int, optional
+        Trials that run at the same time, each in a process of joblib's backend with its share of
+        the cores; -1 for as many as there are cores. None is 1, or what
+        ``joblib.parallel_config`` says. Without a storage the processes share a study in a
+        temporary file, which is read into memory at the end.
     random_state : int, optional
-        Seed of the search; for the models' own set that of `estimator`. With a storage processes
-        must not draw alike, so that a search in one cannot be repeated to the letter.
+        Seed of the search; for the models' own set that of `estimator`. Processes that share a
+        study must not draw alike, and which trial ends first is not settled: a search with a
+        storage or in several processes cannot be repeated to the letter.
     callback : callable, optional
-        Called with the table of trials after each trial of this process.
+        Called with the table of trials after each trial, in the process that ran it.
 
     Returns
     -------
@@ -104,9 +119,9 @@ def tune_sparsity(
     TypeError
         If the estimator has no parameter ``sparsity``, or ``prune="epoch"`` cannot watch its fit.
     ValueError
-        If an argument is malformed, the storage has another kind of study under this name,
-        a trial gives no error or no masks, or with ``prune="epoch"`` the epochs of trials could
-        not be compared.
+        If an argument is malformed, the storage has another kind of study under this name or
+        cannot be shared by `n_jobs` processes, a trial gives no error or no masks, or with
+        ``prune="epoch"`` the epochs of trials could not be compared.
     RuntimeError
         If fitting fails; the message has its cause. The trial is marked as failed.
 
@@ -142,8 +157,6 @@ def tune_sparsity(
     >>> found.trials["state"].tolist(), found.best_estimator_.transform(X).shape
     (['COMPLETE', 'COMPLETE'], (40, 32))
     """
-    import optuna
-
     parameter = _sparsity_parameter(estimator)
     space = {parameter: _distribution(sparsity), **dict(search_space or {})}
     unknown = sorted(set(space) - set(estimator.get_params(deep=True)))
@@ -159,31 +172,24 @@ def tune_sparsity(
     epochs = watched_epochs(estimator, space, objectives) if prune == "epoch" else None
     target = np.asarray(y, dtype=np.float64)
     splits = list(check_cv(cv).split(loci, target, groups))
-    study = open_study(storage, study_name, 1 if objectives == "error" else 2, random_state)
-    queue = Queue(study, n_trials, heartbeat)
-
-    while (trial := queue.next_trial(space)) is not None:
-        try:
-            with Alive(trial, heartbeat):
-                model = clone(estimator).set_params(**trial.params)
-                watch = Watch(
-                    trial,
-                    study,
-                    objectives=objectives,
-                    prune=bool(prune),
-                    epochs=epochs,
-                    asked=parameter,
-                )
-                values = run_trial(model, loci, target, splits, watch)
-        except optuna.TrialPruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except BaseException:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            raise
-        else:
-            study.tell(trial, values)
-        if callback is not None:
-            callback(trial_table(study))
+    search = _Search(
+        estimator=estimator,
+        loci=loci,
+        y=target,
+        splits=splits,
+        space=space,
+        sparsity=parameter,
+        n_trials=n_trials,
+        objectives=objectives,
+        prune=bool(prune),
+        epochs=epochs,
+        study_name=study_name,
+        heartbeat=heartbeat,
+        random_state=random_state,
+        callback=callback,
+    )
+    count = effective_n_jobs(n_jobs)
+    study = search.run(storage) if count == 1 else search.run_shared(storage, n_jobs, count)
     trials = trial_table(study)
     number = chosen_trial(trials, objectives)
     params = dict(study.trials[number].params)
@@ -191,6 +197,104 @@ def tune_sparsity(
     if refit:
         fitted = clone(estimator).set_params(**params).fit(loci, target)
     return SparsityTuning(study, trials, params, number, fitted)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What each process that takes part in a search is given."""
+
+    estimator: Any
+    loci: Any
+    y: NDArray[np.float64]
+    splits: list[Any]
+    space: dict[str, BaseDistribution]
+    sparsity: str  # the name of this parameter in the estimator
+    n_trials: int
+    objectives: Objectives
+    prune: bool
+    epochs: int | None
+    study_name: str
+    heartbeat: float
+    random_state: int | None
+    callback: Callable[[pd.DataFrame], None] | None
+
+    def open(self, storage: Any) -> optuna.Study:
+        """Make the study, or open that of the storage."""
+        n_objectives = 1 if self.objectives == "error" else 2
+        return open_study(storage, self.study_name, n_objectives, self.random_state)
+
+    def run(self, storage: Any) -> optuna.Study:
+        """Run trials of the study until it has enough."""
+        import optuna
+
+        study = self.open(storage)
+        queue = Queue(study, self.n_trials, self.heartbeat)
+        while (trial := queue.next_trial(self.space)) is not None:
+            try:
+                with Alive(trial, self.heartbeat):
+                    model = clone(self.estimator).set_params(**trial.params)
+                    watch = Watch(
+                        trial,
+                        study,
+                        objectives=self.objectives,
+                        prune=self.prune,
+                        epochs=self.epochs,
+                        asked=self.sparsity,
+                    )
+                    values = run_trial(model, self.loci, self.y, self.splits, watch)
+            except optuna.TrialPruned:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            except BaseException:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                raise
+            else:
+                study.tell(trial, values)
+            if self.callback is not None:
+                self.callback(trial_table(study))
+        return study
+
+    def run_shared(self, storage: Any, n_jobs: int | None, count: int) -> optuna.Study:
+        """Run trials in several processes until the study that they share has enough."""
+        import optuna
+
+        if isinstance(storage, optuna.storages.InMemoryStorage):
+            raise ValueError(
+                f"storage is an InMemoryStorage, which the {count} processes of n_jobs do not "
+                "share. Give none, a JournalStorage or the URL of a database, or set n_jobs=1."
+            )
+        if storage is not None:
+            self._run_in_processes(storage, n_jobs, count)
+            return self.open(storage)
+        backend = type(get_active_backend()[0]).__name__
+        if backend not in _ON_THIS_MACHINE:
+            raise ValueError(
+                f"joblib's backend is {backend}, whose processes may run on other machines: give "
+                "a storage that all of them reach (a JournalStorage in a shared folder, or the "
+                "URL of a database)."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            file = optuna.storages.journal.JournalFileBackend(os.path.join(folder, "study.log"))
+            shared = optuna.storages.JournalStorage(file)
+            self._run_in_processes(shared, n_jobs, count)
+            memory = optuna.storages.InMemoryStorage()
+            optuna.copy_study(
+                from_study_name=self.study_name, from_storage=shared, to_storage=memory
+            )
+        return optuna.load_study(study_name=self.study_name, storage=memory)
+
+    def _run_in_processes(self, storage: Any, n_jobs: int | None, count: int) -> None:
+        import optuna
+
+        self.open(storage)  # errors of the storage come from here, and once
+        verbosity = optuna.logging.get_verbosity()
+        Parallel(n_jobs=n_jobs)(delayed(_run)(self, storage, verbosity) for _ in range(count))
+
+
+def _run(search: _Search, storage: Any, verbosity: int) -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(verbosity)
+    search.run(storage)  # the study stays where it is
 
 
 def _sparsity_parameter(estimator: Any) -> str:

@@ -26,18 +26,18 @@ TINY = [
 
 
 @pytest.fixture
-def call(toy_genome: ToyGenome, capsys: pytest.CaptureFixture[str]) -> Any:
+def call(toy_genome: ToyGenome, capfd: pytest.CaptureFixture[str]) -> Any:
     def run(command: str, *words: object) -> tuple[int, str]:
         files = [
             "--loci", toy_genome.loci_path, "--fasta", toy_genome.fasta,
             "--track", f"counts={toy_genome.tracks['counts']}",
         ]  # fmt: skip
-        capsys.readouterr()
+        capfd.readouterr()
         try:
             code = main([str(word) for word in [command, *files, *TINY, *words]])
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return code, capsys.readouterr().err
+        return code, capfd.readouterr().err
 
     return run
 
@@ -101,6 +101,18 @@ def test_tune_chooses_trains_and_goes_on(toy_genome: ToyGenome, tmp_path: Path, 
     code, said = call("tune", "--trials", 1, *words)
     assert code == 1
     assert "pass --force" in said
+
+
+def test_tune_runs_trials_side_by_side(tmp_path: Path, call: Any) -> None:
+    out = tmp_path / "tuned"
+    words = ["--folds", 2, "--trials", 2, "--n-jobs", 2, "--sparsity-range", "0.3:0.5"]
+    code, said = call("tune", *words, "--out", out)
+    assert code == 0, said
+    assert "[2/2] sparsity 0." in said
+    assert "study" not in said  # what Optuna says is not ours, in any process
+    trials = pd.read_csv(out / "trials.tsv", sep="\t")
+    assert set(trials["state"]) == {"COMPLETE"}
+    assert (out / "best.json").is_file()
 
 
 def test_a_worker_writes_trials_alone(tmp_path: Path, call: Any) -> None:

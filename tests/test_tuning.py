@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pandas as pd
 import pytest
 import slow_masks
 from conftest import ToyGenome
+from joblib import parallel_config
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -297,6 +301,64 @@ def test_a_study_goes_on(tmp_path: Path) -> None:
     assert [len(table) for table in seen] == [4, 5]
     with pytest.raises(ValueError, match="has a study 'regmask' with 2 objectives; expected 1"):
         tune(storage=storage, objectives="error")
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_several_trials_run_at_a_time(tmp_path: Path, backend: str) -> None:
+    told = tmp_path / "told.txt"
+
+    def note(trials: pd.DataFrame) -> None:
+        with told.open("a") as file:
+            file.write(f"{os.getpid()}-{threading.get_ident()}\n")
+
+    with parallel_config(backend):
+        found = tune(
+            sparsity=(0.05, 0.4), n_trials=8, n_jobs=2, callback=note,
+            estimator=KnownMasks(sleep=0.05),
+        )  # fmt: skip
+    trials = found.trials
+    assert set(trials["state"]) == {"COMPLETE"}
+    assert len(trials) in (8, 9)  # two may take the last one at once
+    # The workers draw by seeds of their own.
+    assert trials["sparsity"].nunique() == len(trials)
+    workers = told.read_text().split()
+    assert len(workers) == len(trials)
+    assert len(set(workers)) == 2
+    # What was a file is in memory now.
+    assert isinstance(found.study._storage, optuna.storages.InMemoryStorage)
+    assert len(found.study.trials) == len(trials)
+    expected = (0.2 - trials["sparsity"]).clip(lower=0.0)
+    np.testing.assert_allclose(trials["error"], expected, atol=1e-12)
+
+
+def test_processes_share_a_storage_that_can_be_shared(tmp_path: Path) -> None:
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    found = tune(n_trials=3, storage=storage, n_jobs=2)
+    assert len(found.trials) >= 3
+    again = tune(n_trials=3, storage=storage, n_jobs=2)
+    assert len(again.trials) == len(found.trials)
+    with pytest.raises(ValueError, match="storage is an InMemoryStorage, which the 2 processes"):
+        tune(storage=optuna.storages.InMemoryStorage(), n_jobs=2)
+
+
+def test_processes_elsewhere_need_a_storage() -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
+        parallel_config("dask"),
+    ):
+        warnings.simplefilter("ignore")  # what dask and its parts say is not ours
+        with pytest.raises(ValueError, match="joblib's backend is DaskDistributedBackend, whose"):
+            tune(n_trials=3, n_jobs=2)
+
+
+def test_a_failure_in_a_process_is_told() -> None:
+    with pytest.raises(RuntimeError, match="failed: RuntimeError: no luck"):
+        tune(estimator=Fails(), n_jobs=2)
 
 
 def test_a_seed_repeats_the_search() -> None:

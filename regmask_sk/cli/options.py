@@ -347,6 +347,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("--study", default="regmask", metavar="NAME", help="in the storage")
     tune.add_argument(
+        "--n-jobs", type=count, default=1, metavar="N", help="trials at a time, in processes"
+    )
+    tune.add_argument(
         "--worker",
         action="store_true",
         help="run trials of the study until it has enough, and write nothing else",

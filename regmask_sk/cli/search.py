@@ -119,7 +119,8 @@ def run_tune(args: argparse.Namespace) -> None:
         before += 1
         done = int(trials["state"].isin(["COMPLETE", "PRUNED"]).sum())
         last = trials[trials["state"].isin(["COMPLETE", "PRUNED"])].iloc[-1]
-        left = (time.monotonic() - started) / before * max(args.trials - done, 0) / 60
+        each = (time.monotonic() - started) / (before * args.n_jobs)  # `before` of this process
+        left = each * max(args.trials - done, 0) / 60
         told = f"sparsity {last['model__sparsity']:.3g}"
         if last["n_folds"]:
             told += f", error {last['error']:.4g}, kept {last['kept']:.3g}"
@@ -140,6 +141,7 @@ def run_tune(args: argparse.Namespace) -> None:
         storage=_storage(args),
         study_name=args.study,
         refit=False,
+        n_jobs=args.n_jobs,
         random_state=args.seed,
         callback=tell,
     )
