@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 
 from regmask_sk._processes import Processes
 from regmask_sk._reading import WorkerLog, read_row
-from regmask_sk._regions import ForcedRegions
+from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk.windows import Windows
 
 Batch = tuple[dict[str, Tensor], tuple[Tensor, Tensor]]
@@ -73,6 +74,41 @@ def forced_bases(
     return marked
 
 
+def off_chromosome(windows: Windows) -> Regions:
+    """Give what lies beyond the ends of the chromosomes, as far as windows reach.
+
+    Parameters
+    ----------
+    windows : Windows
+        The windows, which may move by their ``jitter``.
+
+    Returns
+    -------
+    Regions
+        Positions below 0 and from the chromosome's size on; none where no window reaches them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> loci = pd.DataFrame({"chrom": ["1", "1"], "tss": [3, 70], "strand": ["+", "-"]})
+    >>> off_chromosome(Windows(loci, length=10)).by_chrom["1"].tolist()
+    [[-2, 0]]
+    """
+    sizes, found = windows.chrom_sizes, {}
+    first = windows.starts - windows.jitter
+    last = windows.starts + windows.length + windows.jitter
+    chroms = windows.loci["chrom"].to_numpy()
+    for chrom in pd.unique(chroms):
+        here = chroms == chrom
+        low, high = int(first[here].min()), int(last[here].max())
+        size = sizes.get(chrom, high)
+        beyond = [[low, 0]] if low < 0 else []
+        beyond += [[size, high]] if high > size else []
+        if beyond:
+            found[str(chrom)] = np.array(beyond)
+    return Regions(found)
+
+
 def open_in_any_case(
     windows: Windows, forced: ForcedRegions, promoter: tuple[int, int], *, most: int = 2048
 ) -> float:
@@ -97,7 +133,6 @@ def open_in_any_case(
     Examples
     --------
     >>> import pandas as pd
-    >>> from regmask_sk._regions import Regions
     >>> loci = pd.DataFrame({"chrom": ["1"], "tss": [50], "strand": ["+"]})
     >>> opened = Regions({"1": np.array([[45, 48]])})
     >>> forced = ForcedRegions(Regions({}), opened)

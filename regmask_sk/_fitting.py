@@ -9,7 +9,7 @@ import pandas as pd
 from torch import nn
 
 from regmask_sk._base import WindowArray
-from regmask_sk._batches import WindowDataset, open_in_any_case
+from regmask_sk._batches import WindowDataset, off_chromosome, open_in_any_case
 from regmask_sk._model import build_model, promoter_window
 from regmask_sk._network import NetworkRegressor
 from regmask_sk._parameters import check_evidence_tracks
@@ -97,19 +97,23 @@ class MaskedFit(NetworkRegressor):
         return {"forced": self._forced(X)}
 
     def _forced(self, X: WindowArray) -> ForcedRegions | None:
-        """Regions of the fit, for windows that lie somewhere on the genome."""
+        """Regions of the fit, and what is off the chromosome: no base is there to be kept."""
         names = [
             name for name in ("closed_regions", "open_regions") if getattr(self, f"{name}_", None)
         ]
-        if not names:
-            return None
         if not isinstance(X, Windows):
+            if not names:
+                return None
             raise ValueError(
                 f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} given in coordinates "
                 "of the genome, but X is an array. Pass Windows (from TSSWindows), or fit without "
                 "regions."
             )
-        return ForcedRegions(*(Regions(getattr(self, f"{n}_regions_") or {}) for n in _REGIONS))
+        beyond = off_chromosome(X)
+        if not names and not beyond.by_chrom:
+            return None
+        closed, opened = (Regions(getattr(self, f"{n}_regions_") or {}) for n in _REGIONS)
+        return ForcedRegions(closed.joined(beyond), opened.without(beyond))
 
     def _check_training_rows(self, train: WindowDataset) -> None:
         """Refuse regions that leave no budget for gates, before any training."""

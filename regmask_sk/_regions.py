@@ -125,6 +125,32 @@ class Regions:
                 by_chrom[chrom] = inside
         return Regions(by_chrom)
 
+    def joined(self, others: Regions) -> Regions:
+        """Add the bases of other regions.
+
+        Parameters
+        ----------
+        others : Regions
+            The other regions.
+
+        Returns
+        -------
+        Regions
+            Sorted and merged.
+
+        Examples
+        --------
+        >>> one = Regions({"a": np.array([[0, 4]])})
+        >>> one.joined(Regions({"a": np.array([[2, 9]]), "b": np.array([[1, 3]])})).n_bases
+        11
+        """
+        tables = [
+            pd.DataFrame(array, columns=["start", "end"]).assign(chrom=chrom)
+            for regions in (self, others)
+            for chrom, array in regions.by_chrom.items()
+        ]
+        return Regions.from_table(pd.concat(tables)) if tables else Regions({})
+
     def without(self, others: Regions) -> Regions:
         """Leave out the bases of other regions.
 

@@ -84,7 +84,7 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         (0-based, half-open), whose bases every mask closes, such as a blacklist, or opens, such
         as elements that are known. Open regions go before closed ones, and the promoter window
         before both. Such bases count in `sparsity` as what they are. For `Windows` only; read
-        by ``fit``.
+        by ``fit``. What is off the chromosome is closed as well.
     resolution : int, default=16
         Base pairs that a token of the bodies stands for, and a gate of the mask, unless
         `mask_resolution` says otherwise; an eighth of the window where that is less.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -572,6 +573,28 @@ def test_masks_close_and_open_regions_of_the_genome(
     np.testing.assert_array_equal(model.transform(windows[5:8]), mask[5:8])
     np.testing.assert_allclose(model.predict_masked(windows, mask), model.predict(windows), 1e-4)
     assert np.isfinite(model.predict_samples(windows[:3], 2, random_state=0)).all()
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "topk"])
+def test_masks_are_closed_where_the_chromosome_has_ended(
+    windows: Windows, expression: np.ndarray, kind: Any
+) -> None:
+    sizes = windows.loci["chrom"].map(windows.chrom_sizes).to_numpy()[:, None]
+    off = (positions(windows) < 0) | (positions(windows) >= sizes)
+    at_end = off.any(axis=1)
+    assert (positions(windows)[at_end] < 0).any()
+    assert (positions(windows)[at_end] >= sizes[at_end]).any()
+    moving = replace(windows, jitter=2)
+    model = regressor(mask=kind, sparsity=0.4, validation_fraction=0.0).fit(moving, expression)
+    mask = model.transform(windows)
+    off[:, model.promoter_columns_] = False
+    assert (mask[off] == 0).all()
+    assert model.transform(windows, return_std=True)[1][off].max() == 0
+    assert mask[at_end][~off[at_end]].max() > 0
+    # The others are what they are without them.
+    np.testing.assert_array_equal(model.transform(windows[~at_end]), mask[~at_end])
+    if kind == "soft":
+        assert mask.mean() == pytest.approx(0.4, abs=1e-3)
 
 
 def test_exported_masks_have_the_regions_where_the_genome_has_them(

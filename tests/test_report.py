@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ToyGenome
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from regmask_sk import (
     BinnedSignalRegressor,
+    SequenceChannels,
     TSSWindows,
     Windows,
     load_model,
@@ -32,7 +33,7 @@ from regmask_sk.cli import main
 from regmask_sk.report import write
 from regmask_sk.report._data import Genes, _gene_findings, split_parts, validation_of
 from regmask_sk.report._page import picture
-from regmask_sk.report._results import history_parts
+from regmask_sk.report._results import _LETTERS, _Locus, history_parts
 from regmask_sk.report.elements import element_parts, motifs_in, top_elements
 from regmask_sk.report.write import _masks, _rows_of_masks, _shown
 
@@ -461,6 +462,35 @@ def test_without_matplotlib_the_error_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'regmask report needs matplotlib.*"regmask_sk\[plot\]"'):
         write_report(tmp_path / "x.html", Pipeline([("a", None)]), pd.DataFrame(), [])
+
+
+@pytest.mark.parametrize("strand", ["+", "-"])
+def test_the_most_open_element_outside_of_the_promoter_is_drawn_as_letters(
+    toy_genome: ToyGenome, strand: str
+) -> None:
+    loci = toy_genome.loci.iloc[[0]].assign(tss=1_000, strand=strand)
+    steps = make_pipeline(TSSWindows(512), SequenceChannels(toy_genome.fasta))
+    windows = steps.fit_transform(loci)
+    genes = Genes(loci, np.zeros(1), windows, np.array([True]), np.array([False]))
+    mask = np.zeros(512)
+    mask[20:60], mask[246:266], mask[400:440] = 0.7, 1.0, 0.9
+
+    class Masks:
+        promoter_columns_ = slice(240, 270)
+
+        def transform(self, X: Any, return_std: bool = False) -> Any:
+            return (mask[None], np.full((1, 512), 0.05)) if return_std else mask[None]
+
+    calling = {"threshold": 0.5, "min_width": 20, "merge_gap": 50}
+    locus = _Locus(genes, Masks(), 0, mask, {}, calling)
+    assert locus.options["std"].max() == 0.05
+    assert "one standard deviation" in locus.whole().caption
+    [picture_] = locus.strongest()
+    start = 1_000 + (400 - 256) if strand == "+" else 1_000 - (400 - 256) - 39
+    assert f"chr1:{start + 1:,}-{start + 40:,}" in picture_.caption
+    assert _LETTERS <= 160  # at which the sequence is drawn
+    mask[:240] = mask[270:] = 0.0
+    assert _Locus(genes, Masks(), 0, mask, {}, calling).strongest() == []
 
 
 # --- which masks are shown ---------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from regmask_sk.plotting.locus import LocusDisplay
 from regmask_sk.plotting.predictions import PredictionDisplay
 from regmask_sk.plotting.profile import MaskProfileDisplay
 from regmask_sk.report._data import Genes
-from regmask_sk.report._page import Finding, Table, number, picture
+from regmask_sk.report._page import Finding, Picture, Table, number, picture
 
 _SCORES = {
     "mse": "mean squared error",
@@ -30,6 +31,7 @@ _SCORES = {
 }
 _MOST_BINS = 200  # of a track, for the ridge
 _KMERS = 4
+_LETTERS = 120  # bp of a picture that shows the sequence
 _AGREE = 1e-4  # of the standard deviation, by which predictions may differ between machines
 
 
@@ -273,23 +275,80 @@ def mask_parts(
         ),
     ]
     for place in named:
-        parts += [("picture", _locus(genes, int(rows[place]), masks[place], drawing, calling))]
+        locus = _Locus(genes, model, int(rows[place]), masks[place], drawing, calling)
+        parts.append(("picture", locus.whole()))
+        if place == named[0] and "A" in genes.windows.channel_names:
+            parts += [("picture", zoomed) for zoomed in locus.strongest()]
     return parts
 
 
-def _locus(
-    genes: Genes, row: int, mask: NDArray[Any], drawing: dict[str, Any], calling: dict[str, Any]
-) -> Any:
-    one = genes.windows[[row]]
-    name, level = str(genes.loci.index[row]), genes.measured[row]
-    elements = gene_elements(one, 0, mask, **calling)
-    n_panels = len([c for c in one.channel_names if c not in SEQUENCE_CHANNELS])
-    return picture(
-        lambda ax: LocusDisplay.from_predictions(
-            one, 0, mask, elements=elements, threshold=calling["threshold"], ax=ax, **drawing
-        ),
-        size=(8.0, 2.6 + 0.85 * n_panels),
-        alt=f"Tracks and mask of {name} along the genome, with {len(elements)} called elements.",
-        caption=f"{name}, measured expression {number(float(level))}. Tracks as the model reads "
-        "them, scaled; the dashed line is the threshold of elements.",
-    )
+class _Locus:
+    """Pictures of one gene's mask."""
+
+    def __init__(
+        self,
+        genes: Genes,
+        model: Any,
+        row: int,
+        mask: NDArray[Any],
+        drawing: dict[str, Any],
+        calling: dict[str, Any],
+    ) -> None:
+        self.window = genes.windows[[row]]
+        self.name, self.level = str(genes.loci.index[row]), float(genes.measured[row])
+        self.mask, self.model = mask, model
+        self.elements = gene_elements(self.window, 0, mask, **calling)
+        self.options = {"threshold": calling["threshold"], "elements": self.elements, **drawing}
+        self.band = ""
+        if "return_std" in inspect.signature(model.transform).parameters:
+            self.options["std"] = model.transform(self.window, return_std=True)[1][0]
+            self.band = " The band is one standard deviation of the gates."
+        names = self.window.channel_names
+        self.n_panels = len([name for name in names if name not in SEQUENCE_CHANNELS])
+
+    def whole(self) -> Picture:
+        """Draw the window."""
+        return self._draw(
+            f"Tracks and mask of {self.name} along the genome, with {len(self.elements)} called "
+            "elements.",
+            f"{self.name}, measured expression {number(self.level)}. Tracks as the model reads "
+            f"them, scaled; the dashed line is the threshold of elements.{self.band}",
+        )
+
+    def strongest(self) -> list[Picture]:
+        """Draw the sequence in the most open element outside of the promoter, if there is one."""
+        inside = np.zeros(self.window.length, dtype=bool)
+        inside[getattr(self.model, "promoter_columns_", slice(0, 0))] = True
+        if self.window.reversed[0]:
+            inside = inside[::-1]
+        _, first, last, *_ = self.window.interval(0)
+        outside = [
+            element
+            for element in self.elements.itertuples()
+            if not inside[element.start - first : element.end - first].any()
+        ]
+        if not outside:
+            return []
+        element = max(outside, key=lambda each: each.score)
+        middle = (element.start + element.end) // 2
+        start = max(min(middle - _LETTERS // 2, last - _LETTERS), first, 0)
+        region = (start, min(start + _LETTERS, last))
+        place = f"{element.chrom}:{element.start + 1:,}-{element.end:,}"
+        return [
+            self._draw(
+                f"Sequence, tracks and mask of {self.name} around {place}.",
+                f"The sequence around {place}, the most open element of {self.name} outside of the "
+                f"promoter window; letters are as high as the mask.{self.band}",
+                region=region,
+            )
+        ]
+
+    def _draw(self, alt: str, caption: str, **more: Any) -> Picture:
+        return picture(
+            lambda ax: LocusDisplay.from_predictions(
+                self.window, 0, self.mask, ax=ax, **self.options, **more
+            ),
+            size=(8.0, 2.6 + 0.85 * self.n_panels),
+            alt=alt,
+            caption=caption,
+        )
