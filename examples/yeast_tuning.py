@@ -114,6 +114,12 @@ def tell(trials: pd.DataFrame) -> None:
     )
 
 
+def show(rows: dict[str, dict[str, float]]) -> None:
+    """Print what was chosen."""
+    table = pd.DataFrame(rows).T.astype(float)
+    print(table.to_string(float_format="{:.3f}".format), flush=True)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Search, write the tables and pictures, and score what was chosen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,12 +147,26 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     print(f"{arguments.trials} trials, {arguments.folds} folds of {int((~test).sum())} genes")
 
+    def on_test(result: SparsityTuning, started: float) -> dict[str, float]:
+        """Score what was chosen on the chromosomes that took no part in the choice."""
+        minutes = (time.perf_counter() - started) / 60
+        model = clone(pipeline).set_params(**result.best_params_).fit(loci[~test], y[~test])
+        scores = regression_metrics(y[test], model.predict(loci[test]))
+        best = result.trials.loc[result.best_number_]
+        return {
+            "sparsity": best["model__sparsity"],
+            **best[["error", "error_se", "kept"]],
+            "minutes": minutes,
+            "test mse": scores["mse"],
+            "test pearson": scores["pearson"],
+            "test kept": model.transform(loci[test]).mean(),
+        }
+
     started = time.perf_counter()
     found = tune_sparsity(
         pipeline, loci[~test], y[~test], n_trials=arguments.trials, sparsity=SPARSITY,
         search_space=SEARCHED, refit=False, random_state=0, **settings,
     )  # fmt: skip
-    minutes = {"search": (time.perf_counter() - started) / 60}
     found.trials.to_csv(out / "trials.tsv", sep="\t")
     found.plot().savefig(out / "pareto.png", dpi=150)
     if (found.trials["state"] == "COMPLETE").sum() > 1:
@@ -154,27 +174,15 @@ def main(argv: list[str] | None = None) -> None:
         matter.to_csv(out / "importances.tsv", sep="\t", index_label="parameter")
         found.plot_importances().savefig(out / "importances.png", dpi=150)
         print(matter.to_string(float_format="{:.2f}".format))
+    rows = {"search": on_test(found, started)}
+    show(rows)
 
-    results = {"search": found}
     if arguments.grid:
         started = time.perf_counter()
-        results["grid"] = grid_search(pipeline, loci[~test], y[~test], arguments.trials, **settings)
-        minutes["grid"] = (time.perf_counter() - started) / 60
-        results["grid"].trials.to_csv(out / "grid.tsv", sep="\t")
-    rows = {}
-    for name, result in results.items():
-        model = clone(pipeline).set_params(**result.best_params_).fit(loci[~test], y[~test])
-        scores = regression_metrics(y[test], model.predict(loci[test]))
-        best = result.trials.loc[result.best_number_]
-        rows[name] = {
-            "sparsity": best["model__sparsity"],
-            **best[["error", "error_se", "kept"]],
-            "minutes": minutes[name],
-            "test mse": scores["mse"],
-            "test pearson": scores["pearson"],
-            "test kept": model.transform(loci[test]).mean(),
-        }
-    print(pd.DataFrame(rows).T.astype(float).to_string(float_format="{:.3f}".format))
+        grid = grid_search(pipeline, loci[~test], y[~test], arguments.trials, **settings)
+        grid.trials.to_csv(out / "grid.tsv", sep="\t")
+        rows["grid"] = on_test(grid, started)
+        show(rows)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from regmask_sk import (
     TSSWindows,
     export_masks,
     motif_enrichment,
+    simulate_genome,
     write_report,
 )
 from regmask_sk.cli import main
@@ -158,6 +159,8 @@ def test_python_blocks_run(path: Path) -> None:
 @pytest.mark.parametrize("path", COMMAND_PAGES, ids=page_id)
 @pytest.mark.usefixtures("example_files")
 def test_commands_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if path.name == "tutorial.md":  # its second step
+        simulate_genome("practice", n_genes=80)
     for line in commands(path):
         words = shlex.split(line)[1:]
         build_parser().parse_args(words)
