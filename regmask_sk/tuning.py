@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline
 from regmask_sk._tuning_result import SparsityTuning as SparsityTuning
 from regmask_sk._tuning_result import chosen_trial, trial_table
 from regmask_sk._tuning_study import Alive, Queue, open_study
-from regmask_sk._tuning_trials import Objectives, Prune, Watch, run_trial, watched_epochs
+from regmask_sk._tuning_trials import Epochs, Objectives, Prune, Watch, run_trial, watched_epochs
 
 if TYPE_CHECKING:
     import optuna
@@ -212,7 +212,7 @@ class _Search:
     n_trials: int
     objectives: Objectives
     prune: bool
-    epochs: int | None
+    epochs: Epochs | None
     study_name: str
     heartbeat: float
     random_state: int | None
@@ -256,6 +256,8 @@ class _Search:
     def run_shared(self, storage: Any, n_jobs: int | None, count: int) -> optuna.Study:
         """Run trials in several processes until the study that they share has enough."""
         import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
 
         if isinstance(storage, optuna.storages.InMemoryStorage):
             raise ValueError(
@@ -273,8 +275,7 @@ class _Search:
                 "URL of a database)."
             )
         with tempfile.TemporaryDirectory() as folder:
-            file = optuna.storages.journal.JournalFileBackend(os.path.join(folder, "study.log"))
-            shared = optuna.storages.JournalStorage(file)
+            shared = JournalStorage(JournalFileBackend(os.path.join(folder, "study.log")))
             self._run_in_processes(shared, n_jobs, count)
             memory = optuna.storages.InMemoryStorage()
             optuna.copy_study(
