@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     table["predict_seconds"] /= int((~train).sum())
     table.columns = ["parameters", "fit s", "predict s a gene", "peak MB"]
     print(f"windows of {arguments.length:,} bp, {arguments.epochs} epoch(s) of {train.sum()} genes")
-    print(table.to_string(float_format="{:,.2f}".format))
+    formats = ["{:,.0f}", "{:,.1f}", "{:.4f}", "{:,.0f}"]
+    print(table.to_string(formatters=[each.format for each in formats]))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,26 @@ def test_the_human_example_says_which_folder_it_needs(
     assert "has no tracks.tsv; name the folder" in capsys.readouterr().err
 
 
+def test_the_rivals_on_human_windows_are_timed(
+    human: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # it reads with the functions of its sibling
+    example: dict[str, Any] = runpy.run_path(str(EXAMPLES / "human_rivals.py"))
+    words = [str(human), "--length", str(LENGTH), "--out", str(tmp_path / "out")]
+    example["main"]([*words, "--estimators", "HyenaDNA", "Prism, 2 kb", "ridge"])
+    printed = capsys.readouterr().out
+    assert "failed" not in printed
+    for name in ("HyenaDNA", "Prism, 2 kb", "ridge"):
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        trained, predicted, peak = (float(word.replace(",", "")) for word in line.split()[-3:])
+        assert trained >= 0.1 or name == "ridge"
+        assert predicted > 0
+        assert peak > 100
+    with pytest.raises(SystemExit):
+        example["main"]([*words, "--estimators", "Hyena"])
+    assert "no estimator Hyena; known are RegMask, caduceus" in capsys.readouterr().err
+
+
 def test_the_planted_example_scores_every_way_of_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
