@@ -288,7 +288,8 @@ class _Search:
 
         self.open(storage)  # errors of the storage come from here, and once
         verbosity = optuna.logging.get_verbosity()
-        Parallel(n_jobs=n_jobs)(delayed(_run)(self, storage, verbosity) for _ in range(count))
+        work = delayed(_run)(self, storage, verbosity)
+        Parallel(n_jobs=n_jobs, batch_size=1)(work for _ in range(count))
 
 
 def _run(search: _Search, storage: Any, verbosity: int) -> None:
