@@ -6,7 +6,7 @@ epochs, one window a batch, at the width and the grain of that example where it 
 parameters keep their defaults. Prism is the control that reads 2 kb. Each fit is a process of its
 own, so that its peak memory is known.
 
-34 genes allow no statement about accuracy, and none is printed.
+34 genes allow no statement about accuracy: the scores that the progress shows mean nothing.
 
     OMP_NUM_THREADS=1 python examples/human_rivals.py DATA
     python examples/human_rivals.py DATA --estimators Caduceus GraphReg --epochs 2
