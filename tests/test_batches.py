@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler
 
-from regmask_sk._batches import BatchShares, WindowDataset, batch_sizes, forced_bases
+from regmask_sk._batches import (
+    BatchShares,
+    WindowDataset,
+    batch_sizes,
+    forced_bases,
+    off_chromosome,
+)
 from regmask_sk._processes import Processes
 from regmask_sk._regions import ForcedRegions, Regions
 from regmask_sk.features import SequenceChannels, SignalChannels, TSSWindows
@@ -233,6 +241,39 @@ def test_forced_bases_lie_where_the_columns_lie(data: st.DataObject) -> None:
             position = gene.tss - offset if minus else gene.tss + offset
             within = [gene.chrom == c and s <= position < e for ((c, s, e),) in regions]
             assert found[row, column] == (1 if within[1] else -1 if within[0] else 0)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_what_is_off_the_chromosome_is_closed(data: st.DataObject) -> None:
+    sizes = {"chr1": 40, "chr2": 90}
+
+    @dataclass(frozen=True)
+    class Sized:
+        """No channels, of files whose chromosomes have these sizes."""
+
+        channel_names: tuple[()] = ()
+        readers: tuple[Any, ...] = (SimpleNamespace(chrom_sizes=sizes),)
+
+    length, jitter = data.draw(st.integers(1, 40)), data.draw(st.integers(0, 5))
+    n, stranded = data.draw(st.integers(1, 4)), data.draw(st.booleans())
+    chroms = [data.draw(st.sampled_from(["chr1", "chr2"])) for _ in range(n)]
+    loci = pd.DataFrame(
+        {
+            "chrom": chroms,
+            "tss": [data.draw(st.integers(0, sizes[chrom] - 1)) for chrom in chroms],
+            "strand": [data.draw(st.sampled_from("+-")) for _ in range(n)],
+        }
+    )
+    windows = Windows(loci, length, (Sized(),), stranded=stranded, jitter=jitter)
+    forced = ForcedRegions(off_chromosome(windows), Regions({}))
+    shifts = [data.draw(st.integers(-jitter, jitter)) for _ in range(n)]
+    found = forced_bases(windows, forced, list(range(n)), shifts)
+    for row, gene in enumerate(loci.itertuples()):
+        for column in range(length):
+            offset = column - length // 2 + shifts[row]
+            position = gene.tss + (-offset if stranded and gene.strand == "-" else offset)
+            assert found[row, column] == (0 if 0 <= position < sizes[gene.chrom] else -1)
 
 
 @pytest.mark.parametrize("stranded", [True, False])

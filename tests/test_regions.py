@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def test_merged_regions_are_sorted_and_apart(regions: Listed) -> None:
     for array in Regions.from_table(table(regions)).by_chrom.values():
         assert (array[:, 0] <= array[:, 1]).all()
         assert (array[1:, 0] > array[:-1, 1]).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(listed, listed)
+def test_joined_regions_have_the_bases_of_both(one: Listed, other: Listed) -> None:
+    joined = Regions.from_table(table(one)).joined(Regions.from_table(table(other)))
+    for chrom in ("chr1", "chr2"):
+        expected = {p for p in range(90) if inside([*one, *other], chrom, p)}
+        pieces = joined.by_chrom.get(chrom, np.empty((0, 2), int)).tolist()
+        assert {p for start, end in pieces for p in range(start, end)} == expected
+        assert all(a[1] < b[0] for a, b in pairwise(pieces))
 
 
 def test_regions_come_from_a_path_or_a_table(tmp_path: Path) -> None:
