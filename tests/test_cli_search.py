@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +106,20 @@ def test_tune_chooses_trains_and_goes_on(toy_genome: ToyGenome, tmp_path: Path, 
     assert "pass --force" in said
 
 
-def test_tune_runs_trials_side_by_side(tmp_path: Path, call: Any) -> None:
+def test_tune_runs_trials_side_by_side(toy_genome: ToyGenome, tmp_path: Path) -> None:
     out = tmp_path / "tuned"
-    words = ["--folds", 2, "--trials", 2, "--n-jobs", 2, "--sparsity-range", "0.3:0.5"]
-    code, said = call("tune", *words, "--out", out)
-    assert code == 0, said
-    assert "[2/2] sparsity 0." in said
-    assert "study" not in said  # what Optuna says is not ours, in any process
+    words = [
+        "tune", "--loci", toy_genome.loci_path, "--fasta", toy_genome.fasta, *TINY,
+        "--folds", 2, "--trials", 2, "--n-jobs", 2, "--sparsity-range", "0.3:0.5", "--out", out,
+    ]  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-m", "regmask_sk.cli", *map(str, words)],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    # What the processes of the trials say is said, and nothing else by them.
+    assert "regmask tune: [2/2] sparsity 0." in run.stderr
+    assert "study" not in run.stderr
     trials = pd.read_csv(out / "trials.tsv", sep="\t")
     assert set(trials["state"]) == {"COMPLETE"}
     assert (out / "best.json").is_file()

@@ -168,6 +168,7 @@ def test_commands_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             continue  # takes minutes
         if words[0] == "fit":
             words += ["--max-epochs", "1", "--device", "cpu"]
+            words += ["--generator-epochs", "1", "--finetune-epochs", "1"]
         if words[0] == "benchmark":
             words += ["--max-epochs", "1", "--device", "cpu", "--no-isolate"]
         assert main(words) == 0, f"{line}\n{capsys.readouterr().err}"

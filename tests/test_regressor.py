@@ -247,7 +247,11 @@ def test_windows_arrays_and_tables_give_the_right_shapes(
 def test_windows_and_their_array_predict_alike(windows: Windows, expression: np.ndarray) -> None:
     model = regressor().fit(windows, expression)
     assert model.channel_names_in_ == ("A", "C", "G", "T", "ratio")
-    np.testing.assert_array_equal(model.predict(windows), model.predict(windows.to_numpy()))
+    # An array does not say where a chromosome ends: masks of windows are closed beyond.
+    sizes = windows.loci["chrom"].map(windows.chrom_sizes).to_numpy()
+    inside = windows[(windows.starts >= 0) & (windows.starts + LENGTH <= sizes)]
+    assert 20 < len(inside) < len(windows)
+    np.testing.assert_array_equal(model.predict(inside), model.predict(inside.to_numpy()))
 
 
 def test_several_outputs(data: Data) -> None:
