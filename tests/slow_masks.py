@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,19 @@ class KnownMasks(TransformerMixin, RegressorMixin, BaseEstimator):
 
     def transform(self, X: Any) -> np.ndarray:
         return np.full((X.shape[0], X.shape[2]), self.sparsity)
+
+
+class Meeting(KnownMasks):
+    """Waits in its first fit until another process or thread fits one, too; `log` is a folder."""
+
+    def fit(self, X: Any, y: Any) -> KnownMasks:
+        folder = Path(str(self.log))
+        (folder / f"{os.getpid()}-{threading.get_ident()}").touch()
+        deadline = time.monotonic() + 120
+        while len(list(folder.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.fitted_ = True
+        return self
 
 
 def data(n: int = 12) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
-from slow_masks import KnownMasks, data
+from slow_masks import KnownMasks, Meeting, data
 
 from regmask_sk import (
     ChromosomeKFold,
@@ -305,7 +305,8 @@ def test_a_study_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_several_trials_run_at_a_time(tmp_path: Path, backend: str) -> None:
-    told = tmp_path / "told.txt"
+    told, met = tmp_path / "told.txt", tmp_path / "met"
+    met.mkdir()
 
     def note(trials: pd.DataFrame) -> None:
         with told.open("a") as file:
@@ -314,7 +315,7 @@ def test_several_trials_run_at_a_time(tmp_path: Path, backend: str) -> None:
     with parallel_config(backend):
         found = tune(
             sparsity=(0.05, 0.4), n_trials=8, n_jobs=2, callback=note,
-            estimator=KnownMasks(sleep=0.05),
+            estimator=Meeting(log=str(met)), refit=False,
         )  # fmt: skip
     trials = found.trials
     assert set(trials["state"]) == {"COMPLETE"}
@@ -323,6 +324,7 @@ def test_several_trials_run_at_a_time(tmp_path: Path, backend: str) -> None:
     assert trials["sparsity"].nunique() == len(trials)
     workers = told.read_text().split()
     assert len(workers) == len(trials)
+    assert set(workers) == {path.name for path in met.iterdir()}
     assert len(set(workers)) == 2
     # What was a file is in memory now.
     assert isinstance(found.study._storage, optuna.storages.InMemoryStorage)
