@@ -23,7 +23,7 @@ from regmask_sk.losses import Continuity
 from regmask_sk.masking import MaskedExpressionModel
 from regmask_sk.windows import Windows
 
-_REGIONS = ("closed", "open")
+_REGIONS = ("closed_regions", "open_regions")
 
 
 class MaskedFit(NetworkRegressor):
@@ -81,7 +81,7 @@ class MaskedFit(NetworkRegressor):
         """Note the regions that masks close and open, as the parameters name them."""
         if self.evidence != "learned":
             check_evidence_tracks(X)
-        for name in ("closed_regions", "open_regions"):
+        for name in _REGIONS:
             given, found = getattr(self, name), None
             if given is not None:
                 found = Regions.read(given, name).by_chrom
@@ -98,9 +98,9 @@ class MaskedFit(NetworkRegressor):
 
     def _forced(self, X: WindowArray) -> ForcedRegions | None:
         """Regions of the fit, and what is off the chromosome: no base is there to be kept."""
-        names = [
-            name for name in ("closed_regions", "open_regions") if getattr(self, f"{name}_", None)
-        ]
+        # Models that an earlier version saved have neither.
+        closed, opened = (getattr(self, f"{name}_", None) or {} for name in _REGIONS)
+        names = [name for name, given in zip(_REGIONS, (closed, opened), strict=True) if given]
         if not isinstance(X, Windows):
             if not names:
                 return None
@@ -112,8 +112,7 @@ class MaskedFit(NetworkRegressor):
         beyond = off_chromosome(X)
         if not names and not beyond.by_chrom:
             return None
-        closed, opened = (Regions(getattr(self, f"{n}_regions_") or {}) for n in _REGIONS)
-        return ForcedRegions(closed.joined(beyond), opened.without(beyond))
+        return ForcedRegions(Regions(closed).joined(beyond), Regions(opened).without(beyond))
 
     def _check_training_rows(self, train: WindowDataset) -> None:
         """Refuse regions that leave no budget for gates, before any training."""

@@ -111,6 +111,7 @@ class PreparedEstimator(SizedEstimator):
         augmented = self.reverse_complement in ("augment", "ph")
         complement = self._complement(X) if self.reverse_complement != "none" else None
         self._channel_complement = complement
+        options = self._dataset_options(X)
         parts = []
         for rows, augment in ((train, True), (valid, False)):
             parts.append(
@@ -121,7 +122,7 @@ class PreparedEstimator(SizedEstimator):
                     weight[rows],
                     augment=augment,
                     complement=complement if augmented else None,
-                    **self._dataset_options(X),
+                    **options,
                 )
             )
         self._check_training_rows(parts[0])

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from dask_cluster import on_dask
 from matplotlib.figure import Figure
 from scipy import stats
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -383,18 +382,9 @@ def test_a_spoiled_file_is_named(loci: pd.DataFrame, y: pd.Series, tmp_path: Pat
 
 def test_on_a_cluster(toy_genome: Any, loci: pd.DataFrame, y: pd.Series, tmp_path: Path) -> None:
     """Two worker processes of dask run the cells; this one keeps them."""
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
     models = {"ridge": pipeline(toy_genome, BinnedSignalRegressor()), "mean": DummyRegressor()}
     here = compare(models, loci, y, cv=GroupKFold(4))
-    with (
-        warnings.catch_warnings(),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-    ):
-        warnings.simplefilter("ignore")  # what dask and its parts say is not ours
+    with on_dask(processes=True):
         there = compare(models, loci, y, cv=GroupKFold(4), n_jobs=-1, out=tmp_path)
     columns = ["estimator", "fold", "mse", "error"]
     pd.testing.assert_frame_equal(there.cells[columns], here.cells[columns])

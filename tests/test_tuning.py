@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import slow_masks
 from conftest import ToyGenome
+from dask_cluster import on_dask
 from joblib import parallel_config
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
@@ -344,18 +344,11 @@ def test_processes_share_a_storage_that_can_be_shared(tmp_path: Path) -> None:
 
 
 def test_processes_elsewhere_need_a_storage() -> None:
-    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
     with (
-        warnings.catch_warnings(),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-        parallel_config("dask"),
+        on_dask(processes=False),
+        pytest.raises(ValueError, match="joblib's backend is DaskDistributedBackend, whose"),
     ):
-        warnings.simplefilter("ignore")  # what dask and its parts say is not ours
-        with pytest.raises(ValueError, match="joblib's backend is DaskDistributedBackend, whose"):
-            tune(n_trials=3, n_jobs=2)
+        tune(n_trials=3, n_jobs=2)
 
 
 def test_a_failure_in_a_process_is_told() -> None:
