@@ -17,7 +17,7 @@ def mamba(h: Tensor, mixer: BiMambaMixer, space: SelectiveStateSpace) -> Tensor:
     x, z = (h @ mixer.in_proj.weight.T).chunk(2, dim=-1)
     x = F.conv1d(x.mT, space.conv.weight, space.conv.bias, padding=3, groups=d)[..., :length].mT
     x = F.silu(x)
-    dt, b, c = (x @ space.x_proj.weight.T).split([space.rank, n, n], dim=-1)
+    dt, b, c = (x @ space.x_proj.weight.T).split([space.dt_proj.in_features, n, n], dim=-1)
     delta = F.softplus(dt @ space.dt_proj.weight.T + space.dt_proj.bias)
     state = torch.zeros(len(h), d, n, dtype=h.dtype)
     ys = []

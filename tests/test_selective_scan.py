@@ -225,7 +225,8 @@ def test_tensors_need_not_be_contiguous() -> None:
     }
     assert not strided["u"].is_contiguous()
     torch.testing.assert_close(
-        selective_scan(**strided, backend="numba"), selective_scan(**x, backend="numba")
+        selective_scan(**strided, delta_softplus=True, backend="numba"),
+        selective_scan(**x, delta_softplus=True, backend="numba"),
     )
 
 

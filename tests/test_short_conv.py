@@ -29,7 +29,10 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("taps", [1, 4])
-@pytest.mark.parametrize(("batch", "length", "d"), [(1, 1, 3), (2, 3, 5), (2, 70, 66), (1, 4, 1)])
+@pytest.mark.parametrize(
+    ("batch", "length", "d"),
+    [(1, 1, 3), (2, 3, 5), (2, 70, 66), (1, 4, 1), (2, 1025, 3), (1, 2050, 2)],
+)  # tasks of 1,024
 def test_it_is_torchs_convolution(
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
@@ -59,7 +62,7 @@ def test_it_is_torchs_convolution(
     found_gradients = torch.autograd.grad((found * slope.float()).sum(), single)
     for a, b in zip((found, *found_gradients), (expected, *gradients), strict=True):
         # Gradients of a bias are sums in which slopes cancel.
-        assert (a.double() - b).norm() <= 1e-6 * max(b.norm(), slope.norm())
+        assert (a.double() - b).norm() <= 2e-6 * max(b.norm(), slope.norm())
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regmask_sk.backbones.embedding import TokenEmbedding
-from regmask_sk.ops.selective_scan import selective_scan
-from regmask_sk.ops.short_conv import short_conv_silu
+from regmask_sk.ops.state_space import state_space
 
 EXPANSION = 2  # d / d_model
 _N_STATES = 16
@@ -58,7 +57,6 @@ class SelectiveStateSpace(nn.Module):
 
     def __init__(self, d: int, rank: int) -> None:
         super().__init__()
-        self.rank = rank
         self.conv = nn.Conv1d(d, d, _TAPS, groups=d)  # holds the taps; its forward is not used
         self.x_proj = nn.Linear(d, rank + 2 * _N_STATES, bias=False)
         self.dt_proj = nn.Linear(rank, d)
@@ -73,11 +71,10 @@ class SelectiveStateSpace(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor, *, reverse: bool = False) -> Tensor:
         """Map ``(batch, T, d)`` and its gate of that shape to ``(batch, T, d)``."""
-        x = short_conv_silu(x, self.conv.weight.squeeze(1), self.conv.bias, reverse=reverse)
-        dt, b, c = self.x_proj(x).split([self.rank, _N_STATES, _N_STATES], dim=-1)
-        return selective_scan(
-            *(x, self.dt_proj(dt), -torch.exp(self.A_log.float()), b, c, self.D, z),
-            delta_softplus=True,
+        assert self.conv.bias is not None
+        return state_space(
+            *(x, z, self.conv.weight.squeeze(1), self.conv.bias, self.x_proj.weight),
+            *(self.dt_proj.weight, self.dt_proj.bias, -torch.exp(self.A_log.float()), self.D),
             reverse=reverse,
         )
 

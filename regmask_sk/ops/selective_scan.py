@@ -282,9 +282,10 @@ def _scan(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output, and the states that backward starts its chunks from (empty without `save`)."""
-    return _kernels(backend).forward(
+    out, states, *_ = _kernels(backend).forward(
         u, delta, A, B, C, D, z, delta_softplus=softplus, reverse=reverse, save=save
     )
+    return out, states
 
 
 @_scan.register_fake
@@ -321,7 +322,7 @@ def _scan_backward(
     found = _kernels(backend).backward(
         grad, u, delta, A, B, C, D, z, states, delta_softplus=softplus, reverse=reverse
     )
-    return tuple(u.new_empty(0) if t is None else t for t in found)
+    return tuple(u.new_empty(0) if t is None else t for t in found[:7])
 
 
 @_scan_backward.register_fake
@@ -338,9 +339,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     *tensors, ctx.softplus, ctx.reverse, ctx.backend, _ = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # the states have no gradient: not even zeros
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad is None:  # nothing was made of the output
+        return (None,) * 11
     *tensors, states = ctx.saved_tensors
     found = _scan_backward(grad, *tensors, states, ctx.softplus, ctx.reverse, ctx.backend)
     gradients = [None if t is None else g for t, g in zip(tensors, found, strict=True)]
