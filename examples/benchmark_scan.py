@@ -10,8 +10,8 @@ Prints, in one run, so that only ratios need be believed:
   transformers.
 - ``body``: the second training step of the Caduceus body (d_model 128, 4 layers, bases as
   tokens, checkpoints) from 25,000 to 200,000 bases, and of two bodies at once, each in a process
-  of its own for the peak of memory, beside a floor: its matrix products at the speed of a large one,
-  and each of its tensors moved once at the speed of a copy.
+  of its own for the peak of memory, beside a floor: its matrix products at the speed of a large
+  one, and each of its tensors moved once at the speed of a copy.
 
 Every time is given as wall seconds and, in brackets, seconds of processor time of all threads,
 which tell more on a machine with other work. glibc gives large blocks back to the system at
