@@ -33,14 +33,21 @@ _SHARES = (32, 16, 8)  # of longer ones, lengths to measure at, as shares of the
 # What a process takes on the CPU for each byte of its tensors: the system's allocator keeps some
 # of what is freed, and kernels have buffers of their own. Measured: 1.1 to 1.5.
 HELD_ON_HOST = 1.3
-_COPYING = ("aten::convolution", "aten::convolution_backward")
+# Operations that hold, while they run, about as much again as they read and write.
+_HOLDING = (
+    "aten::convolution",
+    "aten::convolution_backward",
+    "regmask_sk::state_space",
+    "regmask_sk::state_space_backward",
+)
 
 
 class Tally(TorchDispatchMode):
     """Counts the bytes of tensors that are alive, and the most of them at any time.
 
     Views count once. What a kernel takes for itself and gives back is not seen, but for
-    convolutions: those of oneDNN copy what they read and write into a layout of their own.
+    convolutions, as those of oneDNN copy what they read and write into a layout of their own, and
+    for the state space, which has its projections and their gradients in the middle of it.
 
     Examples
     --------
@@ -62,10 +69,10 @@ class Tally(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         for tensor in made:
             self._count(tensor.untyped_storage())
-        if func._schema.name in _COPYING:
+        if func._schema.name in _HOLDING:
             read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
-            copied = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
-            self.peak = max(self.peak, self.live + copied)
+            held = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
+            self.peak = max(self.peak, self.live + held)
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:

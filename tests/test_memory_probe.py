@@ -13,6 +13,7 @@ from torch import nn
 
 from regmask_sk import RegMaskRegressor, SequenceChannels, SignalChannels, TSSWindows, WindowCache
 from regmask_sk._memory_probe import Tally, carried_over, lengths_to_measure, shortened
+from regmask_sk.backbones.mamba import SelectiveStateSpace
 from regmask_sk.windows import Windows
 
 KB = 4 * 250  # bytes of 250 numbers
@@ -48,6 +49,17 @@ def test_what_backward_needs_is_counted_until_backward() -> None:
         del loss
         assert tally.live == KB, "the gradient of x"
         assert tally.peak >= 3 * KB
+
+
+def test_the_state_space_counts_what_it_has_in_the_middle() -> None:
+    space = SelectiveStateSpace(64, 4)
+    x, z = torch.rand(2, 1, 500, 64)
+    with torch.no_grad(), Tally() as tally:
+        space(x, z)
+    window = 4 * x.numel()
+    assert tally.live < window / 2  # what came out is gone
+    # Convolved input and step sizes beside the output, as measured; x and z are not counted.
+    assert 3 * window <= tally.peak <= 5 * window
 
 
 def test_convolutions_count_what_they_copy() -> None:
