@@ -163,9 +163,14 @@ def test_a_fit_in_a_thread_ends_too(
         except Exception as error:
             caught.append(error)
 
-    thread = threading.Thread(target=fit)
-    thread.start()
-    thread.join(60)
+    # Loaders of earlier tests, in the main thread, left torch's handler of the signal there.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        thread = threading.Thread(target=fit)
+        thread.start()
+        thread.join(60)
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     assert not thread.is_alive()
     assert isinstance(caught[0], LoaderWorkerError)
     assert f"last from bigWig {copied['counts']}" in str(caught[0])
