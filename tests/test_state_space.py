@@ -196,3 +196,24 @@ def test_a_projection_of_another_size_is_named() -> None:
     given["x_proj"] = torch.zeros(3, 6)
     with pytest.raises(ValueError, match=r"x_proj must have r \+ 2 n = 2 \+ 2 \* 3 rows .* got 3"):
         state_space(**given)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *(("z", (1, 3, 6)), ("conv_weight", (5, 4)), ("conv_bias", (5,)), ("x_proj", (8, 5))),
+        *(("dt_weight", (5, 2)), ("dt_bias", (1,)), ("A", (5, 3)), ("D", (7,)), ("x", (4, 6))),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(name: str, shape: tuple[int, ...]) -> None:
+    given: dict[str, Any] = inputs(1, 4)
+    given[name] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=rf"{name} must have .* got (shape )?\({shape[0]}"):
+        state_space(**given)
+
+
+def test_a_tensor_on_another_device_is_named() -> None:
+    given: dict[str, Any] = inputs(1, 4)
+    given["D"] = torch.zeros(6, device="meta")
+    with pytest.raises(ValueError, match="D is on meta, but x is on cpu"):
+        state_space(**given)

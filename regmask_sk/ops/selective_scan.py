@@ -229,21 +229,35 @@ def _check(
             f"{tuple(u.shape)}, got {tuple(A.shape)}."
         )
     states = (*u.shape[:2], A.shape[1])
-    expected = {"delta": (delta, tuple(u.shape)), "B": (B, states), "C": (C, states)}
+    expected = {
+        "A": (A, tuple(A.shape)),
+        "delta": (delta, tuple(u.shape)),
+        "B": (B, states),
+        "C": (C, states),
+    }
     if D is not None:
         expected["D"] = (D, (u.shape[2],))
     if z is not None:
         expected["z"] = (z, tuple(u.shape))
+    check_shapes("u", u, expected, f"u of shape {tuple(u.shape)} and A of shape {tuple(A.shape)}")
+
+
+def check_shapes(
+    main: str, given: Tensor, expected: dict[str, tuple[Tensor, tuple[int, ...]]], sizes: str
+) -> None:
+    """Raise where a tensor has another shape than beside it, or is not where `given` is.
+
+    ``main`` is the name of `given`, ``sizes`` names the tensors that decide the shapes.
+    """
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(
-                f"{name} must have shape {shape} for u of shape {tuple(u.shape)} and A of shape "
-                f"{tuple(A.shape)}, got {tuple(tensor.shape)}."
+                f"{name} must have shape {shape} for {sizes}, got {tuple(tensor.shape)}."
             )
-    for name, tensor in {"A": A, **{k: v[0] for k, v in expected.items()}}.items():
-        if tensor.device != u.device:
+        if tensor.device != given.device:
             raise ValueError(
-                f"{name} is on {tensor.device}, but u is on {u.device}. Move them to one device."
+                f"{name} is on {tensor.device}, but {main} is on {given.device}. Move them to one "
+                "device."
             )
 
 

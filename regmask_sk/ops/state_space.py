@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regmask_sk.ops._scan_torch import state_dtype
-from regmask_sk.ops.selective_scan import scan_backend, selective_scan
+from regmask_sk.ops.selective_scan import check_shapes, scan_backend, selective_scan
 from regmask_sk.ops.short_conv import short_conv_silu
 
 _BLOCK = 2048  # chunks of the scan, of 32 steps: with 256 channels 64 MiB a tensor
@@ -100,12 +100,27 @@ def state_space(
     tensor([0.5344, 1.2878, 2.0892])
     """
     parameters = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
-    rank, n = dt_weight.shape[1], A.shape[1]
+    for name, tensor, axes in (
+        *(("x", x, 3), ("conv_weight", conv_weight, 2)),
+        *(("dt_weight", dt_weight, 2), ("A", A, 2)),
+    ):
+        if tensor.ndim != axes or 0 in tensor.shape:
+            raise ValueError(
+                f"{name} must have {axes} axes, none of size 0, got shape {tuple(tensor.shape)}."
+            )
+    d, k, rank, n = x.shape[2], conv_weight.shape[1], dt_weight.shape[1], A.shape[1]
     if x_proj.shape[0] != rank + 2 * n:
         raise ValueError(
             f"x_proj must have r + 2 n = {rank} + 2 * {n} rows for dt_weight of shape "
             f"{tuple(dt_weight.shape)} and A of shape {tuple(A.shape)}, got {x_proj.shape[0]}."
         )
+    # A kernel reads as far as these shapes say, whatever there is.
+    expected = {
+        **{"z": (z, tuple(x.shape)), "conv_weight": (conv_weight, (d, k)), "A": (A, (d, n))},
+        **{"conv_bias": (conv_bias, (d,)), "dt_bias": (dt_bias, (d,)), "D": (D, (d,))},
+        **{"x_proj": (x_proj, (rank + 2 * n, d)), "dt_weight": (dt_weight, (d, rank))},
+    }
+    check_shapes("x", x, expected, f"x of shape {tuple(x.shape)}")
     if scan_backend(x.device, state_dtype(x, z, *parameters)) == "numba":
         save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, *parameters))
         return _run(x, z, *parameters, reverse, save)[0]
@@ -113,6 +128,16 @@ def state_space(
     dt, b, c = F.linear(s, x_proj).split([rank, n, n], dim=-1)
     delta = F.linear(dt, dt_weight, dt_bias)
     return selective_scan(s, delta, A, b, c, D, z, delta_softplus=True, reverse=reverse)
+
+
+def _steps_of_a_block() -> int:
+    from regmask_sk.ops import _scan_numba
+
+    return _BLOCK * _scan_numba.CHUNK
+
+
+def _n_blocks(x: Tensor) -> int:
+    return -(-x.shape[1] // _steps_of_a_block())
 
 
 class _Block:
@@ -131,10 +156,10 @@ class _Block:
     """
 
     def __init__(self, x: Tensor, number: int, parameters: tuple[Tensor, ...], reverse: bool):
-        from regmask_sk.ops import _conv_numba, _scan_numba
+        from regmask_sk.ops import _conv_numba
 
         conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, _ = parameters
-        length, size = x.shape[1], _BLOCK * _scan_numba.CHUNK
+        length, size = x.shape[1], _steps_of_a_block()
         first, last = number * size, min((number + 1) * size, length)
         n_own, n_before = last - first, min(first, conv_weight.shape[1] - 1)
         self.chunks = slice(number * _BLOCK, (number + 1) * _BLOCK)  # of the states
@@ -177,7 +202,7 @@ def _run(x: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     out = torch.empty(x.shape)
     states = torch.empty(_scan_numba.states_shape(*_sizes(x, A)) if save else (0,))
     state: Tensor | None = None
-    for number in range(-(-x.shape[1] // (_BLOCK * _scan_numba.CHUNK))):
+    for number in range(_n_blocks(x)):
         block = _Block(x, number, single, reverse)
         place = _place(out, block.steps)
         y, _, state = _scan_numba.forward(
@@ -232,7 +257,7 @@ def _run_backward(grad: Tensor, x: Tensor, z: Tensor, *given: Any) -> tuple[Tens
     sums = [torch.zeros_like(t) for t in single]
     grad_state: Tensor | None = None
     owed: tuple[slice, Tensor] | None = None  # what the block before is given by the one after
-    for number in reversed(range(-(-x.shape[1] // (_BLOCK * _scan_numba.CHUNK)))):
+    for number in reversed(range(_n_blocks(x))):
         block = _Block(x, number, single, reverse)
         place = _place(grad_z, block.steps)
         found = _scan_numba.backward(
