@@ -34,12 +34,11 @@ _SHARES = (32, 16, 8)  # of longer ones, lengths to measure at, as shares of the
 # of what is freed, and kernels have buffers of their own. Measured: 1.1 to 1.5.
 HELD_ON_HOST = 1.3
 # Operations that hold, while they run, about as much again as they read and write.
-_HOLDING = (
-    "aten::convolution",
-    "aten::convolution_backward",
-    "regmask_sk::state_space",
-    "regmask_sk::state_space_backward",
-)
+_COPYING = ("aten::convolution", "aten::convolution_backward")
+# The place among their arguments of the input of state spaces, which holds input and gate, and
+# how much of that they have in the middle, in float32: the output before it is projected, and
+# in backward its gradient as well.
+_STATE_SPACES = {"regmask_sk::state_space": (0, 0.5), "regmask_sk::state_space_backward": (1, 1.0)}
 
 
 class Tally(TorchDispatchMode):
@@ -47,7 +46,7 @@ class Tally(TorchDispatchMode):
 
     Views count once. What a kernel takes for itself and gives back is not seen, but for
     convolutions, as those of oneDNN copy what they read and write into a layout of their own, and
-    for the state space, which has its projections and their gradients in the middle of it.
+    for state spaces, which have their output before it is projected in the middle.
 
     Examples
     --------
@@ -69,10 +68,16 @@ class Tally(TorchDispatchMode):
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         for tensor in made:
             self._count(tensor.untyped_storage())
-        if func._schema.name in _HOLDING:
+        name, held = func._schema.name, 0.0
+        if name in _COPYING:
             read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
             held = sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
-            self.peak = max(self.peak, self.live + held)
+        elif name in _STATE_SPACES:
+            place, share = _STATE_SPACES[name]
+            xz = args[place]
+            copied = xz.dtype != torch.float32  # to float32, with what backward makes of it
+            held = 4 * xz.numel() * (share + 2 * share * copied)
+        self.peak = max(self.peak, self.live + int(held))
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:

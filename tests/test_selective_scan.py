@@ -277,14 +277,14 @@ def test_kernels_can_be_called_from_several_threads() -> None:
 
 def _scan_in_child(queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)  # as in torch's loader workers: its own threads do not survive a fork
-    queue.put(float(selective_scan(**big(), backend="numba").sum()))
+    queue.put(float(selective_scan(**big(), backend="numba").double().sum()))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork on Windows")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.usefixtures("four_threads")
 def test_a_process_forked_after_the_kernel_ran_can_run_it() -> None:
-    expected = float(selective_scan(**big(), backend="numba").sum())
+    expected = float(selective_scan(**big(), backend="numba").double().sum())
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_scan_in_child, args=(queue,), daemon=True)

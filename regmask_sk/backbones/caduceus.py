@@ -26,7 +26,7 @@ from regmask_sk.backbones.mamba import (
     RANK_SHARE,
     MambaBackbone,
     SelectiveStateSpace,
-    project_in,
+    mix,
 )
 
 
@@ -49,9 +49,7 @@ class BiMambaMixer(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, T, d_model)`` to the same shape."""
-        x, z = project_in(h, self.in_proj)
-        y: Tensor = self.out_proj(self.ahead(x, z) + self.back(x, z, reverse=True))
-        return y
+        return mix(h, self.in_proj, [self.ahead, self.back], self.out_proj, [False, True])
 
 
 class CaduceusBackbone(MambaBackbone):

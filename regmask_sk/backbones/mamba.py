@@ -21,14 +21,14 @@ tokens up to *t* only: the right half of a window is unseen where the left half 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regmask_sk.backbones.embedding import TokenEmbedding
-from regmask_sk.ops.state_space import state_space
+from regmask_sk.ops.state_space import keep_outputs, state_space
 
 EXPANSION = 2  # d / d_model
 _N_STATES = 16
@@ -69,13 +69,12 @@ class SelectiveStateSpace(nn.Module):
         with torch.no_grad():  # the inverse of softplus
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
-    def forward(self, x: Tensor, z: Tensor, *, reverse: bool = False) -> Tensor:
-        """Map ``(batch, T, d)`` and its gate of that shape to ``(batch, T, d)``."""
+    def parameters_in_order(self) -> tuple[Tensor, ...]:
+        """Give what `regmask_sk.ops.state_space.state_space` takes of one direction."""
         assert self.conv.bias is not None
-        return state_space(
-            *(x, z, self.conv.weight.squeeze(1), self.conv.bias, self.x_proj.weight),
+        return (
+            *(self.conv.weight.squeeze(1), self.conv.bias, self.x_proj.weight),
             *(self.dt_proj.weight, self.dt_proj.bias, -torch.exp(self.A_log.float()), self.D),
-            reverse=reverse,
         )
 
 
@@ -97,18 +96,27 @@ class MambaMixer(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map ``(batch, T, d_model)`` to the same shape."""
-        x, z = project_in(h, self.in_proj)
-        y: Tensor = self.out_proj(self.state_space(x, z))
-        return y
+        return mix(h, self.in_proj, [self.state_space], self.out_proj, [False])
 
 
-def project_in(h: Tensor, in_proj: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Both halves of a projection, as two tensors that are each contiguous.
-
-    Cutting one product in two would cost a copy of the length in forward and in backward.
-    """
-    to_x, to_z = in_proj.weight.chunk(2)
-    return F.linear(h, to_x), F.linear(h, to_z)
+def mix(
+    h: Tensor,
+    in_proj: nn.Linear,
+    spaces: Sequence[SelectiveStateSpace],
+    out_proj: nn.Linear,
+    reverse: Sequence[bool],
+) -> Tensor:
+    """Apply a mixer's parts to ``(batch, T, d_model)``: a state space for each direction."""
+    xz = in_proj(h)
+    each = [space.parameters_in_order() for space in spaces]
+    weight, bias, x_proj, dt_weight, dt_bias, A, D = (
+        torch.stack(parts) for parts in zip(*each, strict=True)
+    )
+    # Under autocast the products are in half precision, and the output projection with them.
+    to_out = out_proj.weight.to(xz.dtype)
+    return state_space(
+        *(xz, weight, bias, x_proj, dt_weight, dt_bias, A, D, to_out), reverse=reverse
+    )
 
 
 class _Layer(nn.Module):
@@ -203,7 +211,7 @@ class MambaBackbone(nn.Module):
         h = self.embedding(x).transpose(1, 2).to(self.norm.weight.dtype).contiguous()
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(layer, h, use_reentrant=False)
+                h = checkpoint(layer, h, use_reentrant=False, context_fn=keep_outputs)
             else:
                 h = layer(h)
         return self.norm(h).transpose(1, 2)

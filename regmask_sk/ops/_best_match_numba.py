@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regmask_sk.ops._numba_compiled import compiled
-from regmask_sk.ops._numba_math import run_tasks
+from regmask_sk.ops._numba_math import Job, run_jobs
 
 _SCANNED = 4
 _BLOCK = 2048  # bases, times _SCANNED, whose scores are in memory at once; of a task backward
@@ -85,7 +85,8 @@ def backward(
     tensors = (by_token, place.transpose(1, 2), inside, weight.transpose(1, 2))
     shape = (n_tokens, d, k, c, padded, resolution, tokens)
     work = batch * n_tokens * d * k * c
-    run_tasks(_backward_task, n_tasks, work, (*tensors, grad_weight, grad_x), shape, to_input)
+    job = Job(_backward_task, n_tasks, (*tensors, grad_weight, grad_x), (shape, to_input))
+    run_jobs([job], work)
     return (
         grad_x[:, k // 2 : k // 2 + length].transpose(1, 2).contiguous() if to_input else None,
         grad_weight.sum(dim=0).transpose(1, 2).contiguous(),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regmask_sk.ops._numba_compiled import compiled
-from regmask_sk.ops._numba_math import run_tasks
+from regmask_sk.ops._numba_math import Job, run_jobs
 
 _U: Any = np.uint64
 _1, _2, _3, _4, _16, _64 = _U(1), _U(2), _U(3), _U(4), _U(16), _U(64)
@@ -29,7 +29,8 @@ def counts(sequence: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
     n_tokens = -(-length // resolution)
     inside, across = (torch.zeros(batch, 3, n_tokens, 64) for _ in range(2))
     tensors = (sequence, inside, across)
-    run_tasks(_count_task, batch, sequence.numel(), tensors, (length, n_tokens, resolution))
+    job = Job(_count_task, batch, tensors, ((length, n_tokens, resolution),))
+    run_jobs([job], sequence.numel())
     return inside.transpose(2, 3), across.transpose(2, 3)
 
 

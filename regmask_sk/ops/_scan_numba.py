@@ -6,11 +6,15 @@ Symbols
     Channels, and states of a channel. ``n`` is padded to a multiple of 4 with states whose
     B and C are 0.
 ``W``
-    Channels that a task works on at once, ``_WIDTH``: the innermost, vectorised loop.
+    Channels that a task works on at once, ``_WIDTH``: the innermost, vectorised loop. Fewer where
+    there are fewer, but full vectors.
 ``K``
     Steps between two saved states, ``CHUNK``.
 ``a``, ``h``, ``p``
     Decay of a state in a step, the state, and ``a * h`` before the step's input is added.
+``r``
+    Rank of the step sizes, padded as ``n`` is. With ``r`` of 0 they come as ``(batch, length, d)``,
+    else as what is projected to them.
 
 A task is one row of the batch and ``W`` channels; it walks along the length, chunk by chunk, and
 keeps its states in cache. Backward walks the chunks from the last to the first: it computes the
@@ -32,31 +36,96 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
-from regmask_sk.ops._numba_compiled import compiled
-from regmask_sk.ops._numba_math import F32, LOG2_E, exp2, run_tasks, sigmoid, softplus
+from regmask_sk.ops._numba_compiled import OPTIONS, compiled
+from regmask_sk.ops._numba_math import (
+    F32,
+    LOG2_E,
+    Job,
+    exp2,
+    run_jobs,
+    sigmoid,
+    softplus,
+    softplus_and_slope,
+)
 
-_WIDTH = 64  # channels: 8 AVX2 vectors
-CHUNK = 32  # steps: the scratch of a chunk, 256 KiB with 16 states, stays in the L2 cache
+_WIDTH = 128  # channels: 16 AVX2 vectors, as the start of a loop costs as much as a few
+_VECTOR = 32  # channels that are a whole number of vectors, however the compiler unrolls
+CHUNK = 32  # steps: the scratch of a chunk, 512 KiB with 16 states, stays near the L2 cache
 _UNROLL = 4  # states that one loop over channels advances
 
 _U: Any = np.uint64
-_W = _U(_WIDTH)
+_W, _V = _U(_WIDTH), _U(_VECTOR)
 _K = _U(CHUNK)
 _KW = _K * _W
-_0, _1, _2, _3, _4, _7 = (_U(i) for i in (0, 1, 2, 3, 4, 7))
+_0, _1, _2, _3, _4, _5, _6, _7, _8 = (_U(i) for i in range(9))
 _LN_2 = F32(1.0) / LOG2_E
 # Where fields begin, in the scratch of the states (W of each) and of a chunk (K W of each).
 _H, _A_LOG, _GRAD_H, _SUM_A = (_U(field * _WIDTH) for field in range(4))
-_DT, _X, _Y, _Z, _U_, _GRAD_Y, _SLOPE = (_U(field * _WIDTH * CHUNK) for field in range(7))
+_DT, _X, _Y, _Z, _U_, _GRAD_Y, _SLOPE, _GATE = (_U(i * _WIDTH * CHUNK) for i in range(8))
+_BY_B, _BY_A = _Y, _GATE  # backward's, when it needs the others no more
+# Behind the states: what there is of each channel once, then the rows of the step sizes.
+_SKIP, _BIAS, _SUM_SKIP, _SUM_BIAS, _ROWS = (_U(field * _WIDTH) for field in range(5))
+
+
+@njit(inline="always", **OPTIONS)
+def _place_parameters(
+    state: Any,
+    at: Any,
+    skip: Any,
+    dt_weight: Any,
+    dt_bias: Any,
+    first: Any,
+    w: Any,
+    d: Any,
+    rank: Any,
+) -> None:
+    """Put what there is of each channel into the scratch: loops see two arrays at most."""
+    for i in range(w):
+        state[at + _SKIP + i] = skip[first + i]
+    if rank > _0:
+        for i in range(w):
+            state[at + _BIAS + i] = dt_bias[first + i]
+    for q in range(rank):
+        for i in range(w):
+            state[at + _ROWS + q * _W + i] = dt_weight[q * d + first + i]
+
+
+@njit(inline="always", **OPTIONS)
+def _project_step(
+    chunk: Any, r: Any, low: Any, from_: Any, state: Any, at: Any, wide: Any, rank: Any
+) -> None:
+    """Step sizes of one step: weights and bias, times what stands at ``low[from_]``."""
+    for i in range(wide):
+        chunk[r + i + _DT] = state[at + _BIAS + i]
+    for eight in range(rank // _8):
+        q = from_ + eight * _8
+        x0, x1, x2, x3 = low[q], low[q + _1], low[q + _2], low[q + _3]
+        x4, x5, x6, x7 = low[q + _4], low[q + _5], low[q + _6], low[q + _7]
+        o = at + _ROWS + eight * _8 * _W
+        for i in range(wide):
+            chunk[r + i + _DT] += (
+                x0 * state[o + i]
+                + x1 * state[o + i + _W]
+                + x2 * state[o + i + _2 * _W]
+                + x3 * state[o + i + _3 * _W]
+            ) + (
+                x4 * state[o + i + _4 * _W]
+                + x5 * state[o + i + _5 * _W]
+                + x6 * state[o + i + _6 * _W]
+                + x7 * state[o + i + _7 * _W]
+            )
 
 
 @compiled
-def _forward_task(
+def forward_task(
     task: int,
     u: Any,
     delta: Any,
+    dt_weight: Any,
+    dt_bias: Any,
     decay: Any,
     start: Any,
     b: Any,
@@ -70,23 +139,33 @@ def _forward_task(
     raw_delta: bool,
     gated: bool,
     reverse: bool,
+    add: bool,
 ) -> None:
     """One row of the batch and ``W`` channels, from the first step to the last.
 
     ``decay`` is A times log2(e), ``(n, d)``; ``start`` and ``end`` are the states before the first
     step and after the last, ``(batch, n, d)``; ``states`` is ``(chunk, task, n, W)``, or empty
-    where they are not to be kept.
+    where they are not to be kept. With `add`, ``out`` is added to.
+
+    ``shape`` is ``(batch, length, d, n, r, stride, pitch, gate_stride)``. Between two steps of B,
+    C and what is projected to step sizes are ``stride`` numbers, between two of ``z``
+    ``gate_stride``; ``z`` and ``out`` have ``pitch`` steps a row, so that they may be a stretch of
+    something longer.
     """
     batch, length, d, n = _U(shape[0]), _U(shape[1]), _U(shape[2]), _U(shape[3])
+    rank, stride, pitch, gate_stride = _U(shape[4]), _U(shape[5]), _U(shape[6]), _U(shape[7])
     n_groups = (d + _W - _1) // _W
     n_tasks = batch * n_groups
     row, group = _U(task) // n_groups, _U(task) % n_groups
     first = group * _W
     w = min(_W, d - first)
+    wide = (min(_W, d) + _V - _1) // _V * _V
     n_chunks = (length + _K - _1) // _K
     keep = len(states) > 0
-    state = np.zeros(n * _2 * _W, np.float32)
+    once = n * _2 * _W
+    state = np.zeros(once + _ROWS + rank * _W, np.float32)
     chunk = np.zeros(_4 * _KW, np.float32)
+    _place_parameters(state, once, skip, dt_weight, dt_bias, first, w, d, rank)
     for s in range(n):
         for i in range(w):
             state[s * _2 * _W + i + _H] = start[(row * n + s) * d + first + i]
@@ -95,36 +174,43 @@ def _forward_task(
         begin = _U(i_chunk) * _K
         size = min(_K, length - begin)
         if keep:
-            at = (_U(i_chunk) * n_tasks + _U(task)) * n * _W
+            at = (_U(i_chunk) * n_tasks + _U(task)) * n * wide
             for s in range(n):
-                for i in range(_W):
-                    states[at + s * _W + i] = state[s * _2 * _W + i + _H]
+                for i in range(wide):
+                    states[at + s * wide + i] = state[s * _2 * _W + i + _H]
         for i_step in range(size):
             k = _U(i_step)
-            o = (row * length + (length - _1 - begin - k if reverse else begin + k)) * d + first
-            r = k * _W
+            t = length - _1 - begin - k if reverse else begin + k
+            o = (row * length + t) * d + first
+            r = k * wide
             for i in range(w):
-                chunk[r + i + _DT] = delta[o + i]
                 chunk[r + i + _X] = u[o + i]
-                chunk[r + i + _Y] = skip[first + i] * u[o + i]
+            if rank == _0:
+                for i in range(w):
+                    chunk[r + i + _DT] = delta[o + i]
+            else:
+                _project_step(chunk, r, delta, (row * length + t) * stride, state, once, wide, rank)
             if gated:
+                o = (row * pitch + t) * gate_stride + first
                 for i in range(w):
                     chunk[r + i + _Z] = z[o + i]
+            for i in range(wide):
+                chunk[r + i + _Y] = state[once + _SKIP + i] * chunk[r + i + _X]
         if raw_delta:
-            for i in range(size * _W):
+            for i in range(size * wide):
                 chunk[i + _DT] = softplus(chunk[i + _DT])
-        for i in range(size * _W):
+        for i in range(size * wide):
             chunk[i + _X] *= chunk[i + _DT]
         for i_step in range(size):
             k = _U(i_step)
             t = length - _1 - begin - k if reverse else begin + k
-            m = (row * length + t) * n
-            r = k * _W
+            m = (row * length + t) * stride
+            r = k * wide
             for quad in range(n // _4):
                 s = quad * _4
                 b0, b1, b2, b3 = b[m + s], b[m + s + _1], b[m + s + _2], b[m + s + _3]
                 c0, c1, c2, c3 = c[m + s], c[m + s + _1], c[m + s + _2], c[m + s + _3]
-                for i in range(_W):
+                for i in range(wide):
                     j0 = s * _2 * _W + i
                     j1 = j0 + _2 * _W
                     j2 = j1 + _2 * _W
@@ -141,24 +227,30 @@ def _forward_task(
                     state[j3 + _H] = h3
                     chunk[r + i + _Y] += h0 * c0 + h1 * c1 + h2 * c2 + h3 * c3
         if gated:
-            for i in range(size * _W):
+            for i in range(size * wide):
                 chunk[i + _Y] *= chunk[i + _Z] * sigmoid(chunk[i + _Z])
         for i_step in range(size):
             k = _U(i_step)
-            o = (row * length + (length - _1 - begin - k if reverse else begin + k)) * d + first
-            for i in range(w):
-                out[o + i] = chunk[k * _W + i + _Y]
+            o = (row * pitch + (length - _1 - begin - k if reverse else begin + k)) * d + first
+            if add:
+                for i in range(w):
+                    out[o + i] += chunk[k * wide + i + _Y]
+            else:
+                for i in range(w):
+                    out[o + i] = chunk[k * wide + i + _Y]
     for s in range(n):
         for i in range(w):
             end[(row * n + s) * d + first + i] = state[s * _2 * _W + i + _H]
 
 
 @compiled
-def _backward_task(
+def backward_task(
     task: int,
     grad: Any,
     u: Any,
     delta: Any,
+    dt_weight: Any,
+    dt_bias: Any,
     decay: Any,
     b: Any,
     c: Any,
@@ -169,36 +261,48 @@ def _backward_task(
     grad_start: Any,
     grad_u: Any,
     grad_delta: Any,
+    grad_dt_weight: Any,
+    grad_dt_bias: Any,
     grad_a: Any,
     grad_b: Any,
     grad_c: Any,
     grad_skip: Any,
     grad_z: Any,
+    out: Any,
     shape: Any,
     raw_delta: bool,
     gated: bool,
     reverse: bool,
+    add: bool,
 ) -> None:
     """Gradients of one row of the batch and ``W`` channels, from the last chunk to the first.
 
     ``grad_a`` is ``(batch, n, d)``, ``grad_skip`` ``(batch, d)``, ``grad_b`` and ``grad_c``
-    ``(group, batch, length, n)``: no two tasks write to the same place.
+    ``(group, batch, length, n)``: no two tasks write to the same place. Gradients of parameters
+    are added to what is there, with `add` those of ``z`` as well, and the output of forward, which
+    is given again where there is an ``out`` and a gate. ``shape`` is that of forward, and
+    ``grad_z`` is laid out as ``z``.
     """
     batch, length, d, n = _U(shape[0]), _U(shape[1]), _U(shape[2]), _U(shape[3])
+    rank, stride, pitch, gate_stride = _U(shape[4]), _U(shape[5]), _U(shape[6]), _U(shape[7])
     n_groups = (d + _W - _1) // _W
     n_tasks = batch * n_groups
     row, group = _U(task) // n_groups, _U(task) % n_groups
     first = group * _W
     w = min(_W, d - first)
+    wide = (min(_W, d) + _V - _1) // _V * _V
     n_chunks = (length + _K - _1) // _K
-    state = np.zeros(n * _4 * _W, np.float32)
-    chunk = np.zeros(_7 * _KW, np.float32)
-    past = np.zeros(_K * n * _2 * _W, np.float32)  # a, and a * h, of each step and state
-    by_b = np.zeros(_W, np.float32)  # sum over states of their gradient times B
-    by_a = np.zeros(_W, np.float32)  # and times p times A
-    sum_skip = np.zeros(_W, np.float32)  # over a chunk; over the whole length in float64
+    again = len(out) > 0
+    once = n * _4 * _W
+    state = np.zeros(once + _ROWS + rank * _W, np.float32)
+    sums = np.zeros(rank * _W, np.float32)  # of the gradients of the rows of the step sizes
+    chunk = np.zeros(_8 * _KW, np.float32)
+    past = np.empty(_K * n * _2 * _W, np.float32)  # a, and a * h, of each step and state
+    # Over a chunk sums are float32, over the whole length float64.
     total_a = np.zeros(n * _W, np.float64)
     total_skip = np.zeros(_W, np.float64)
+    total_dt = np.zeros((rank + _1) * _W, np.float64)
+    _place_parameters(state, once, skip, dt_weight, dt_bias, first, w, d, rank)
     for s in range(n):
         for i in range(w):
             state[s * _4 * _W + i + _A_LOG] = decay[s * d + first + i]
@@ -207,46 +311,54 @@ def _backward_task(
         i_chunk = n_chunks - _1 - back
         begin = i_chunk * _K
         size = min(_K, length - begin)
-        at = (i_chunk * n_tasks + _U(task)) * n * _W
+        at = (i_chunk * n_tasks + _U(task)) * n * wide
         for s in range(n):
-            for i in range(_W):
-                state[s * _4 * _W + i + _H] = states[at + s * _W + i]
+            for i in range(wide):
+                state[s * _4 * _W + i + _H] = states[at + s * wide + i]
         for i_step in range(size):
             k = _U(i_step)
-            o = (row * length + (length - _1 - begin - k if reverse else begin + k)) * d + first
-            r = k * _W
+            t = length - _1 - begin - k if reverse else begin + k
+            o = (row * length + t) * d + first
+            r = k * wide
             for i in range(w):
-                chunk[r + i + _DT] = delta[o + i]
                 chunk[r + i + _U_] = u[o + i]
+            if rank == _0:
+                for i in range(w):
+                    chunk[r + i + _DT] = delta[o + i]
+            else:
+                _project_step(chunk, r, delta, (row * length + t) * stride, state, once, wide, rank)
+            o = (row * pitch + t) * d + first
+            for i in range(w):
                 chunk[r + i + _GRAD_Y] = grad[o + i]
-                chunk[r + i + _Y] = skip[first + i] * u[o + i]
             if gated:
+                o = (row * pitch + t) * gate_stride + first
                 for i in range(w):
                     chunk[r + i + _Z] = z[o + i]
+            for i in range(wide):
+                chunk[r + i + _Y] = state[once + _SKIP + i] * chunk[r + i + _U_]
         if raw_delta:
-            for i in range(size * _W):
-                raw = chunk[i + _DT]
-                chunk[i + _DT] = softplus(raw)
-                chunk[i + _SLOPE] = sigmoid(raw)
-        for i in range(size * _W):
+            for i in range(size * wide):
+                chunk[i + _DT], chunk[i + _SLOPE] = softplus_and_slope(chunk[i + _DT])
+        for i in range(size * wide):
             chunk[i + _X] = chunk[i + _DT] * chunk[i + _U_]
         if gated:
-            for i in range(size * _W):
+            for i in range(size * wide):
                 raw = chunk[i + _Z]
                 gate = sigmoid(raw)
                 asked = chunk[i + _GRAD_Y]
+                chunk[i + _GATE] = raw * gate
                 chunk[i + _GRAD_Y] = asked * raw * gate
                 chunk[i + _Z] = asked * gate * (F32(1.0) + raw * (F32(1.0) - gate))
         for i_step in range(size):
             k = _U(i_step)
             t = length - _1 - begin - k if reverse else begin + k
-            m = (row * length + t) * n
-            r = k * _W
+            m = (row * length + t) * stride
+            r = k * wide
             for quad in range(n // _4):
                 s = quad * _4
                 b0, b1, b2, b3 = b[m + s], b[m + s + _1], b[m + s + _2], b[m + s + _3]
                 c0, c1, c2, c3 = c[m + s], c[m + s + _1], c[m + s + _2], c[m + s + _3]
-                for i in range(_W):
+                for i in range(wide):
                     j0 = s * _4 * _W + i
                     j1 = j0 + _4 * _W
                     j2 = j1 + _4 * _W
@@ -282,22 +394,42 @@ def _backward_task(
                     state[j2 + _H] = h2
                     state[j3 + _H] = h3
                     chunk[r + i + _Y] += h0 * c0 + h1 * c1 + h2 * c2 + h3 * c3
+        for i_step in range(size):
+            k = _U(i_step)
+            t = row * pitch + (length - _1 - begin - k if reverse else begin + k)
+            r = k * wide
+            if gated:
+                o = t * gate_stride + first
+                if add:
+                    for i in range(w):
+                        grad_z[o + i] += chunk[r + i + _Y] * chunk[r + i + _Z]
+                else:
+                    for i in range(w):
+                        grad_z[o + i] = chunk[r + i + _Y] * chunk[r + i + _Z]
+            if again:
+                o = t * d + first
+                if add:
+                    for i in range(w):
+                        out[o + i] += chunk[r + i + _Y] * chunk[r + i + _GATE]
+                else:
+                    for i in range(w):
+                        out[o + i] = chunk[r + i + _Y] * chunk[r + i + _GATE]
+            for i in range(wide):
+                chunk[r + i + _BY_B] = F32(0.0)  # sum over states of their gradient times B
+                chunk[r + i + _BY_A] = F32(0.0)  # and times p times A
         for left in range(size):
             k = size - _1 - left
             t = length - _1 - begin - k if reverse else begin + k
-            o = (row * length + t) * d + first
-            m = (row * length + t) * n
-            r = k * _W
+            m = (row * length + t) * stride
+            r = k * wide
             through = F32(0.0)
-            for i in range(_W):
-                by_b[i] = F32(0.0)
-                by_a[i] = F32(0.0)
+            for i in range(wide):
                 through += chunk[r + i + _GRAD_Y] * chunk[r + i + _X]
             for pair in range(n // _2):
                 s = pair * _2
                 b0, b1, c0, c1 = b[m + s], b[m + s + _1], c[m + s], c[m + s + _1]
                 sum_b0, sum_b1, sum_c0, sum_c1 = F32(0.0), F32(0.0), F32(0.0), F32(0.0)
-                for i in range(_W):
+                for i in range(wide):
                     j0 = s * _4 * _W + i
                     j1 = j0 + _4 * _W
                     k0 = (k * n + s) * _2 * _W + i
@@ -317,45 +449,146 @@ def _backward_task(
                     sum_c1 += grad_y * p1
                     q0 = g0 * p0
                     q1 = g1 * p1
-                    by_b[i] += g0 * b0 + g1 * b1
-                    by_a[i] += q0 * state[j0 + _A_LOG] + q1 * state[j1 + _A_LOG]
+                    chunk[r + i + _BY_B] += g0 * b0 + g1 * b1
+                    chunk[r + i + _BY_A] += q0 * state[j0 + _A_LOG] + q1 * state[j1 + _A_LOG]
                     state[j0 + _SUM_A] += q0 * dt
                     state[j1 + _SUM_A] += q1 * dt
-                partial = group * batch * length * n + m + s
+                partial = group * batch * length * stride + m + s
                 grad_b[partial] = sum_b0
                 grad_b[partial + _1] = sum_b1
                 grad_c[partial] = sum_c0 + through * b0
                 grad_c[partial + _1] = sum_c1 + through * b1
-            for i in range(w):
+        # The gradient of the step size replaces by_a, that of the input by_b.
+        for i in range(size * wide):
+            by_b = chunk[i + _BY_B]
+            chunk[i + _BY_A] = by_b * chunk[i + _U_] + chunk[i + _BY_A] * _LN_2
+            chunk[i + _BY_B] = by_b * chunk[i + _DT]
+        if raw_delta:
+            for i in range(size * wide):
+                chunk[i + _BY_A] *= chunk[i + _SLOPE]
+        for i_step in range(size):
+            k = _U(i_step)
+            t = length - _1 - begin - k if reverse else begin + k
+            o = (row * length + t) * d + first
+            m = (row * length + t) * stride
+            r = k * wide
+            for i in range(wide):
                 grad_y = chunk[r + i + _GRAD_Y]
-                sum_skip[i] += grad_y * chunk[r + i + _U_]
-                grad_u[o + i] = by_b[i] * chunk[r + i + _DT] + grad_y * skip[first + i]
+                state[once + _SUM_SKIP + i] += grad_y * chunk[r + i + _U_]
+                chunk[r + i + _BY_B] += grad_y * state[once + _SKIP + i]
             for i in range(w):
-                asked = by_b[i] * chunk[r + i + _U_] + by_a[i] * _LN_2
-                grad_delta[o + i] = asked * chunk[r + i + _SLOPE] if raw_delta else asked
-            if gated:
+                grad_u[o + i] = chunk[r + i + _BY_B]
+            if rank == _0:
                 for i in range(w):
-                    grad_z[o + i] = chunk[r + i + _Y] * chunk[r + i + _Z]
+                    grad_delta[o + i] = chunk[r + i + _BY_A]
+        if rank > _0:
+            # Four steps at a time; what is beyond the last one has no gradient.
+            for i in range(size * wide, (size + _3) // _4 * _4 * wide):
+                chunk[_U(i) + _BY_A] = F32(0.0)
+            for four in range((size + _3) // _4):
+                k0 = _U(four) * _4
+                k1, k2, k3 = (
+                    min(k0 + _1, size - _1),
+                    min(k0 + _2, size - _1),
+                    min(k0 + _3, size - _1),
+                )
+                t = row * length + (length - _1 - begin if reverse else begin)
+                m0 = (t - k0 if reverse else t + k0) * stride
+                m1 = (t - k1 if reverse else t + k1) * stride
+                m2 = (t - k2 if reverse else t + k2) * stride
+                m3 = (t - k3 if reverse else t + k3) * stride
+                r0 = k0 * wide + _BY_A
+                r1 = r0 + wide
+                r2 = r1 + wide
+                r3 = r2 + wide
+                for i in range(wide):
+                    state[once + _SUM_BIAS + i] += (chunk[r0 + i] + chunk[r1 + i]) + (
+                        chunk[r2 + i] + chunk[r3 + i]
+                    )
+                partial = group * batch * length * stride
+                for pair in range(rank // _2):
+                    q = pair * _2
+                    d0, e0 = delta[m0 + q], delta[m0 + q + _1]
+                    d1, e1 = delta[m1 + q], delta[m1 + q + _1]
+                    d2, e2 = delta[m2 + q], delta[m2 + q + _1]
+                    d3, e3 = delta[m3 + q], delta[m3 + q + _1]
+                    to = q * _W
+                    for i in range(wide):
+                        a0, a1, a2, a3 = chunk[r0 + i], chunk[r1 + i], chunk[r2 + i], chunk[r3 + i]
+                        sums[to + i] += (a0 * d0 + a1 * d1) + (a2 * d2 + a3 * d3)
+                        sums[to + i + _W] += (a0 * e0 + a1 * e1) + (a2 * e2 + a3 * e3)
+                    from_ = once + _ROWS + q * _W
+                    d0, d1, d2, d3 = F32(0.0), F32(0.0), F32(0.0), F32(0.0)
+                    e0, e1, e2, e3 = F32(0.0), F32(0.0), F32(0.0), F32(0.0)
+                    for i in range(wide):
+                        x, y = state[from_ + i], state[from_ + i + _W]
+                        d0 += chunk[r0 + i] * x
+                        d1 += chunk[r1 + i] * x
+                        d2 += chunk[r2 + i] * x
+                        d3 += chunk[r3 + i] * x
+                        e0 += chunk[r0 + i] * y
+                        e1 += chunk[r1 + i] * y
+                        e2 += chunk[r2 + i] * y
+                        e3 += chunk[r3 + i] * y
+                    # From the last one: where steps are missing, the one that is there comes last.
+                    grad_delta[partial + m3 + q], grad_delta[partial + m3 + q + _1] = d3, e3
+                    grad_delta[partial + m2 + q], grad_delta[partial + m2 + q + _1] = d2, e2
+                    grad_delta[partial + m1 + q], grad_delta[partial + m1 + q + _1] = d1, e1
+                    grad_delta[partial + m0 + q], grad_delta[partial + m0 + q + _1] = d0, e0
         for s in range(n):
-            for i in range(_W):
+            for i in range(wide):
                 total_a[s * _W + i] += state[s * _4 * _W + i + _SUM_A]
                 state[s * _4 * _W + i + _SUM_A] = F32(0.0)
-        for i in range(w):
-            total_skip[i] += sum_skip[i]
-            sum_skip[i] = F32(0.0)
+        for i in range(wide):
+            total_skip[i] += state[once + _SUM_SKIP + i]
+            total_dt[rank * _W + i] += state[once + _SUM_BIAS + i]
+            state[once + _SUM_SKIP + i] = F32(0.0)
+            state[once + _SUM_BIAS + i] = F32(0.0)
+        for i in range(rank * _W):
+            total_dt[i] += sums[i]
+            sums[i] = F32(0.0)
     for i in range(w):
-        grad_skip[row * d + first + i] = total_skip[i]
+        grad_skip[row * d + first + i] += total_skip[i]
+        grad_dt_bias[row * d + first + i] += total_dt[rank * _W + i]
+    for s in range(rank):
+        for i in range(w):
+            grad_dt_weight[(row * rank + s) * d + first + i] += total_dt[s * _W + i]
     for s in range(n):
         for i in range(w):
             at = (row * n + s) * d + first + i
-            grad_a[at] = total_a[s * _W + i]
+            grad_a[at] += total_a[s * _W + i]
             grad_start[at] = state[s * _4 * _W + i + _GRAD_H]
 
 
 def states_shape(batch: int, length: int, d: int, n: int) -> tuple[int, ...]:
     """Shape of the states that forward keeps for backward, one every ``K`` steps."""
-    n_groups, n_chunks = -(-d // _WIDTH), -(-length // CHUNK)
-    return (n_chunks, batch * n_groups, -(-n // _UNROLL) * _UNROLL, _WIDTH)
+    width = -(-min(d, _WIDTH) // _VECTOR) * _VECTOR
+    return (-(-length // CHUNK), batch * n_groups(d), padded(n), width)
+
+
+def n_groups(d: int) -> int:
+    """Give the number of tasks that share the channels of a row."""
+    return -(-d // _WIDTH)
+
+
+def padded(n: int) -> int:
+    """Round a number of states up to what the kernels unroll."""
+    return -(-n // _UNROLL) * _UNROLL
+
+
+def padded_rank(rank: int) -> int:
+    """Round the rank of step sizes up to what the kernels unroll."""
+    return -(-rank // 8) * 8
+
+
+def decay_rates(A: Tensor) -> tuple[Tensor, Tensor]:
+    """Give A times log2(e), ``(n, d)`` with ``n`` padded, and the first states of that shape.
+
+    Those are 0, but nan where A is not finite: the clipped exponential would hide it.
+    """
+    rates = A.detach().float().T
+    rates = torch.nn.functional.pad(rates, (0, 0, 0, padded(A.shape[1]) - A.shape[1]))
+    return rates * float(LOG2_E), rates * 0.0
 
 
 def forward(
@@ -370,32 +603,22 @@ def forward(
     delta_softplus: bool,
     reverse: bool,
     save: bool,
-    start: Tensor | None = None,
-    out: Tensor | None = None,
-    states: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output in the dtype of `u`, the states at the start of each chunk, and the last state.
-
-    States are float32; ``start``, the state before the first step, and the last one are
-    ``(batch, n, d)`` with ``n`` padded. Without ``start`` that state is 0. ``out`` and
-    ``states``, contiguous and float32, are written to where they are given.
-    """
+) -> tuple[Tensor, Tensor]:
+    """Output in the dtype of `u`, and the states at the start of each chunk in float32."""
     batch, length, d = u.shape
-    a_padded, b, c = _padded(A, B, C)
-    n = a_padded.shape[0]
-    out = torch.empty(u.shape) if out is None else out
-    if states is None:
-        states = torch.empty(states_shape(batch, length, d, n) if save else (0,))
-    # A state of 0 starts as nan where A is not finite: the clipped exponential would hide it.
-    zero = (a_padded * 0.0).expand(batch, n, d)
-    end = torch.empty(batch, n, d)
+    decay, start = decay_rates(A)
+    b, c = _with_padding(B), _with_padding(C)
+    n = decay.shape[0]
+    sizes = (batch, length, d, n, 0, n, length, d)
+    out = torch.empty(u.shape)
+    states = torch.empty(states_shape(batch, length, d, n) if save else (0,))
     tensors = (
-        *(u, delta, a_padded * float(LOG2_E), zero if start is None else start + zero, b, c),
-        *(_or_zeros(D, d), _or_zeros(z, 0), out, states, end),
+        *(u, delta, *_NO_PROJECTION, decay, start.expand(batch, n, d), b, c),
+        *(_or_zeros(D, d), _or_zeros(z, 0), out, states, torch.empty(batch, n, d)),
     )
-    options = ((batch, length, d, n), delta_softplus, z is not None, reverse)
-    run_tasks(_forward_task, batch * -(-d // _WIDTH), out.numel() * n, tensors, *options)
-    return out.to(u.dtype), states, end
+    options = (sizes, delta_softplus, z is not None, reverse, False)
+    run_jobs([Job(forward_task, batch * n_groups(d), tensors, options)], out.numel() * n)
+    return out.to(u.dtype), states
 
 
 def backward(
@@ -411,53 +634,41 @@ def backward(
     *,
     delta_softplus: bool,
     reverse: bool,
-    grad_end: Tensor | None = None,
-    grad_z: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the seven inputs, each in the dtype of its input, and that of the first state.
-
-    ``grad_end`` is the gradient of the last state, 0 without it; ``grad_z``, contiguous and
-    float32, is written to where it is given.
-    """
+    """Gradients of the seven inputs, each in the dtype of its input."""
     batch, length, d = u.shape
-    n = A.shape[1]
-    a_padded, b, c = _padded(A, B, C)
-    n_padded, n_groups = a_padded.shape[0], -(-d // _WIDTH)
+    decay, _ = decay_rates(A)
+    n = decay.shape[0]
+    sizes = (batch, length, d, n, 0, n, length, d)
     grad_u, grad_delta = torch.empty(u.shape), torch.empty(u.shape)
-    if grad_z is None:
-        grad_z = torch.empty(u.shape if z is not None else (0,))
-    grad_a, grad_start = torch.empty(batch, n_padded, d), torch.empty(batch, n_padded, d)
-    grad_b = torch.empty(n_groups, batch, length, n_padded)
+    grad_z = torch.empty(u.shape if z is not None else (0,))
+    grad_a, grad_skip = torch.zeros(batch, n, d), torch.zeros(batch, d)
+    grad_b = torch.empty(n_groups(d), batch, length, n)
     grad_c = torch.empty_like(grad_b)
-    grad_skip = torch.empty(batch, d)
     tensors = (
-        *(grad, u, delta, a_padded * float(LOG2_E), b, c, _or_zeros(D, d), _or_zeros(z, 0)),
-        *(states, torch.zeros(batch, n_padded, d) if grad_end is None else grad_end, grad_start),
-        *(grad_u, grad_delta, grad_a, grad_b, grad_c, grad_skip, grad_z),
+        *(grad, u, delta, *_NO_PROJECTION, decay, _with_padding(B), _with_padding(C)),
+        *(_or_zeros(D, d), _or_zeros(z, 0), states, torch.zeros(batch, n, d)),
+        *(torch.empty(batch, n, d), grad_u, grad_delta, torch.empty(0), torch.zeros(batch, d)),
+        *(grad_a, grad_b, grad_c, grad_skip, grad_z, torch.empty(0)),
     )
-    shape = (batch, length, d, n_padded)
-    options = (shape, delta_softplus, z is not None, reverse)
-    run_tasks(_backward_task, batch * n_groups, u.numel() * n, tensors, *options)
+    options = (sizes, delta_softplus, z is not None, reverse, False)
+    run_jobs([Job(backward_task, batch * n_groups(d), tensors, options)], u.numel() * n)
     return (
         grad_u.to(u.dtype),
         grad_delta.to(delta.dtype),
-        grad_a.sum(dim=0)[:n].T.to(A.dtype),
-        grad_b.sum(dim=0)[..., :n].to(B.dtype),
-        grad_c.sum(dim=0)[..., :n].to(C.dtype),
+        grad_a.sum(dim=0)[: A.shape[1]].T.to(A.dtype),
+        grad_b.sum(dim=0)[..., : B.shape[2]].to(B.dtype),
+        grad_c.sum(dim=0)[..., : C.shape[2]].to(C.dtype),
         None if D is None else grad_skip.sum(dim=0).to(D.dtype),
         None if z is None else grad_z.to(z.dtype),
-        grad_start,
     )
 
 
-def _padded(A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give A as ``(n, d)``, B and C, in float32, with as many states as the kernels unroll."""
-    more = -A.shape[1] % _UNROLL
-    transposed = A.detach().float().T
-    if more:
-        transposed = torch.nn.functional.pad(transposed, (0, 0, 0, more))
-        B, C = (torch.nn.functional.pad(x.detach().float(), (0, more)) for x in (B, C))
-    return transposed, B, C
+_NO_PROJECTION = (torch.empty(0), torch.empty(0))  # of the step sizes: they come as they are
+
+
+def _with_padding(x: Tensor) -> Tensor:
+    return torch.nn.functional.pad(x.detach(), (0, padded(x.shape[-1]) - x.shape[-1]))
 
 
 def _or_zeros(tensor: Tensor | None, size: int) -> Tensor:

@@ -296,10 +296,10 @@ def _scan(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output, and the states that backward starts its chunks from (empty without `save`)."""
-    out, states, *_ = _kernels(backend).forward(
+    found: tuple[Tensor, Tensor] = _kernels(backend).forward(
         u, delta, A, B, C, D, z, delta_softplus=softplus, reverse=reverse, save=save
     )
-    return out, states
+    return found
 
 
 @_scan.register_fake
@@ -336,7 +336,7 @@ def _scan_backward(
     found = _kernels(backend).backward(
         grad, u, delta, A, B, C, D, z, states, delta_softplus=softplus, reverse=reverse
     )
-    return tuple(u.new_empty(0) if t is None else t for t in found[:7])
+    return tuple(u.new_empty(0) if t is None else t for t in found)
 
 
 @_scan_backward.register_fake

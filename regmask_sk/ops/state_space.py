@@ -1,45 +1,51 @@
-"""Selective state space: short convolution, its projections, and the gated scan, as one operator.
+"""Selective state spaces: short convolution, projections, gated scan and output, as one operator.
 
 Symbols
 -------
 ``x``, ``z``
-    Input and gate, ``(batch, length, d)``.
+    Input and gate, ``(batch, length, d)``, side by side in one tensor.
 ``s``
     Input after the convolution and SiLU, ``(batch, length, d)``.
 ``r``, ``n``
     Rank of the step sizes, and states of a channel.
-``p``
-    What ``x_proj`` makes of ``s``: step sizes of rank ``r``, then B, then C, ``(batch, length,
-    r + 2 n)``.
+``y``
+    Sum of the outputs of all directions, ``(batch, length, d)``.
+``o``
+    What ``y`` is projected to, ``(batch, length, d_model)``.
+``m``
+    Directions: one or, for a bidirectional layer, two.
 
-Algorithm 2 of Gu and Dao (2023)::
+In each direction algorithm 2 of Gu and Dao (2023), then the output projection of its section 3.4,
+which is one for all directions (Schiff et al. 2024, section 4.1)::
 
-    s = SiLU(conv(x));  dt, B, C = x_proj(s);  y = scan(s, softplus(dt_proj(dt)), A, B, C, D, z)
+    s = SiLU(conv(x));  dt, B, C = x_proj(s);  y += scan(s, softplus(dt_proj(dt)), A, B, C, D, z)
+    o = out_proj(y)
 
-Between its steps lie tensors as large as the input: ``s`` and the step sizes forward, their
+Between its steps lie tensors as large as the input: ``s``, the step sizes and ``y`` forward, their
 gradients backward. Where the scan runs on Numba they are not kept. Autograd has the input, the
-gate and one state every few steps, and the rest is computed again in backward; both ways the
-length is worked through in blocks, so that no more than a block of the rest exists at a time.
+gate and one state every few steps, and the rest is computed again in backward, but for the scan:
+with the states at hand, its output comes out of its backward pass, which the gradient of the
+output projection needs. `keep_outputs` makes use of that in checkpoints.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from regmask_sk.ops._scan_torch import state_dtype
 from regmask_sk.ops.selective_scan import check_shapes, scan_backend, selective_scan
 from regmask_sk.ops.short_conv import short_conv_silu
 
-_BLOCK = 2048  # chunks of the scan, of 32 steps: with 256 channels 64 MiB a tensor
-
 
 def state_space(
-    x: Tensor,
-    z: Tensor,
+    xz: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
     x_proj: Tensor,
@@ -47,252 +53,178 @@ def state_space(
     dt_bias: Tensor,
     A: Tensor,
     D: Tensor,
+    out_weight: Tensor,
     *,
-    reverse: bool = False,
+    reverse: Sequence[bool] = (False,),
 ) -> Tensor:
-    """Run a gated selective state space with its short convolution along the length.
+    """Run gated selective state spaces along the length and project the sum of their outputs.
 
     Parameters
     ----------
-    x, z : Tensor of shape (batch, length, d)
-        Input, and what gates the output by its SiLU.
-    conv_weight : Tensor of shape (d, k)
+    xz : Tensor of shape (batch, length, 2 d)
+        Input, and behind it what gates the outputs by its SiLU.
+    conv_weight : Tensor of shape (m, d, k)
         Taps of the short convolution; the last one is that of the step itself.
-    conv_bias : Tensor of shape (d,)
+    conv_bias : Tensor of shape (m, d)
         Added to the convolution.
-    x_proj : Tensor of shape (r + 2 n, d)
+    x_proj : Tensor of shape (m, r + 2 n, d)
         Projects the convolved input to step sizes, B and C.
-    dt_weight : Tensor of shape (d, r)
+    dt_weight : Tensor of shape (m, d, r)
         Projects the step sizes to channels.
-    dt_bias : Tensor of shape (d,)
+    dt_bias : Tensor of shape (m, d)
         Added to the step sizes, of which the softplus is taken.
-    A : Tensor of shape (d, n)
+    A : Tensor of shape (m, d, n)
         Decay rates, below 0.
-    D : Tensor of shape (d,)
+    D : Tensor of shape (m, d)
         Weight of the convolved input in the output.
-    reverse : bool, default=False
-        Run from the last step to the first, the convolution included.
+    out_weight : Tensor of shape (d_model, d)
+        Projects the sum of the outputs; in the dtype of `xz`.
+    reverse : sequence of bool, default=(False,)
+        Of each of the `m` directions, whether it runs from the last step to the first, the
+        convolution included.
 
     Returns
     -------
-    Tensor of shape (batch, length, d)
-        In the dtype of `x`.
+    Tensor of shape (batch, length, d_model)
+        In the dtype of `xz`.
 
     Raises
     ------
     ValueError
-        If shapes or devices do not fit together.
+        If shapes, dtypes or devices do not fit together.
 
     References
     ----------
     Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces",
-    arXiv:2312.00752 (2023), algorithm 2 and section 3.4.
+    arXiv:2312.00752 (2023), algorithm 2 and section 3.4; Schiff et al., "Caduceus: bi-directional
+    equivariant long-range DNA sequence modeling", ICML 2024, section 4.1.
 
     Examples
     --------
     >>> import torch
     >>> d, n, rank = 2, 1, 1
-    >>> x = torch.ones(1, 3, d)
-    >>> weights = torch.ones(d, 4), torch.zeros(d), torch.zeros(rank + 2 * n, d)
-    >>> steps = torch.zeros(d, rank), torch.zeros(d)
-    >>> y = state_space(x, x, *weights, *steps, -torch.ones(d, n), torch.ones(d))
-    >>> y[0, :, 0]  # without B and C, SiLU(1), SiLU(2), SiLU(3), times SiLU(1)
+    >>> xz = torch.ones(1, 3, 2 * d)
+    >>> weights = torch.ones(1, d, 4), torch.zeros(1, d), torch.zeros(1, rank + 2 * n, d)
+    >>> steps = torch.zeros(1, d, rank), torch.zeros(1, d)
+    >>> rest = -torch.ones(1, d, n), torch.ones(1, d), torch.eye(d)
+    >>> o = state_space(xz, *weights, *steps, *rest)
+    >>> o[0, :, 0]  # without B and C, SiLU(1), SiLU(2), SiLU(3), times SiLU(1)
     tensor([0.5344, 1.2878, 2.0892])
     """
     parameters = (conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, D)
     for name, tensor, axes in (
-        *(("x", x, 3), ("conv_weight", conv_weight, 2)),
-        *(("dt_weight", dt_weight, 2), ("A", A, 2)),
+        *(("xz", xz, 3), ("conv_weight", conv_weight, 3), ("out_weight", out_weight, 2)),
+        *(("dt_weight", dt_weight, 3), ("A", A, 3)),
     ):
         if tensor.ndim != axes or 0 in tensor.shape:
             raise ValueError(
                 f"{name} must have {axes} axes, none of size 0, got shape {tuple(tensor.shape)}."
             )
-    d, k, rank, n = x.shape[2], conv_weight.shape[1], dt_weight.shape[1], A.shape[1]
-    if x_proj.shape[0] != rank + 2 * n:
+    m, d = conv_weight.shape[:2]
+    rank, n = dt_weight.shape[2], A.shape[2]
+    if len(reverse) != m:
+        raise ValueError(
+            f"reverse must have an entry for each of the {m} directions of conv_weight, got "
+            f"{len(reverse)}."
+        )
+    if x_proj.ndim != 3 or x_proj.shape[1] != rank + 2 * n:
         raise ValueError(
             f"x_proj must have r + 2 n = {rank} + 2 * {n} rows for dt_weight of shape "
-            f"{tuple(dt_weight.shape)} and A of shape {tuple(A.shape)}, got {x_proj.shape[0]}."
+            f"{tuple(dt_weight.shape)} and A of shape {tuple(A.shape)}, got shape "
+            f"{tuple(x_proj.shape)}."
         )
     # A kernel reads as far as these shapes say, whatever there is.
     expected = {
-        **{"z": (z, tuple(x.shape)), "conv_weight": (conv_weight, (d, k)), "A": (A, (d, n))},
-        **{"conv_bias": (conv_bias, (d,)), "dt_bias": (dt_bias, (d,)), "D": (D, (d,))},
-        **{"x_proj": (x_proj, (rank + 2 * n, d)), "dt_weight": (dt_weight, (d, rank))},
+        **{"xz": (xz, (*xz.shape[:2], 2 * d)), "A": (A, (m, d, n))},
+        **{"conv_bias": (conv_bias, (m, d)), "dt_bias": (dt_bias, (m, d)), "D": (D, (m, d))},
+        **{"x_proj": (x_proj, (m, rank + 2 * n, d)), "dt_weight": (dt_weight, (m, d, rank))},
+        "out_weight": (out_weight, (out_weight.shape[0], d)),
     }
-    check_shapes("x", x, expected, f"x of shape {tuple(x.shape)}")
-    if scan_backend(x.device, state_dtype(x, z, *parameters)) == "numba":
-        save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, z, *parameters))
-        return _run(x, z, *parameters, reverse, save)[0]
-    s = short_conv_silu(x, conv_weight, conv_bias, reverse=reverse)
-    dt, b, c = F.linear(s, x_proj).split([rank, n, n], dim=-1)
-    delta = F.linear(dt, dt_weight, dt_bias)
-    return selective_scan(s, delta, A, b, c, D, z, delta_softplus=True, reverse=reverse)
+    sizes = f"conv_weight of shape {tuple(conv_weight.shape)}"
+    check_shapes("xz", xz, expected, sizes)
+    if out_weight.dtype != xz.dtype:
+        raise ValueError(
+            f"out_weight must have the dtype of xz, {xz.dtype}, got {out_weight.dtype}. Convert it."
+        )
+    if scan_backend(xz.device, state_dtype(xz, *parameters)) == "numba":
+        tensors = (xz, *parameters, out_weight)
+        save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        return _run(*tensors, list(reverse), save)[0]
+    x, z = xz.chunk(2, dim=2)
+    outputs = []
+    for i, back in enumerate(reverse):
+        s = short_conv_silu(x, conv_weight[i], conv_bias[i], reverse=back)
+        dt, b, c = F.linear(s, x_proj[i]).split([rank, n, n], dim=-1)
+        delta = F.linear(dt, dt_weight[i], dt_bias[i])
+        outputs.append(
+            selective_scan(s, delta, A[i], b, c, D[i], z, delta_softplus=True, reverse=back)
+        )
+    return F.linear(sum(outputs[1:], outputs[0]), out_weight)
 
 
-def _steps_of_a_block() -> int:
-    from regmask_sk.ops import _scan_numba
+def keep_outputs() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a checkpoint that keeps what state spaces give, and computes all else again.
 
-    return _BLOCK * _scan_numba.CHUNK
+    For the argument ``context_fn`` of `torch.utils.checkpoint.checkpoint`. The output and the
+    states of a state space on Numba take less memory than its input and gate, and to compute them
+    again would cost a scan in each direction.
 
-
-def _n_blocks(x: Tensor) -> int:
-    return -(-x.shape[1] // _steps_of_a_block())
-
-
-class _Block:
-    """A stretch of the length, and what the operator has in the middle of it.
-
-    Parameters
-    ----------
-    x : Tensor of shape (batch, length, d)
-        Input of the operator.
-    number : int
-        Of the block, counted in the direction of the scan.
-    parameters : tuple of Tensor
-        In float32.
-    reverse : bool
-        Direction.
+    Returns
+    -------
+    tuple of two context managers
+        For the forward pass, and for the one in backward.
     """
-
-    def __init__(self, x: Tensor, number: int, parameters: tuple[Tensor, ...], reverse: bool):
-        from regmask_sk.ops import _conv_numba
-
-        conv_weight, conv_bias, x_proj, dt_weight, dt_bias, A, _ = parameters
-        length, size = x.shape[1], _steps_of_a_block()
-        first, last = number * size, min((number + 1) * size, length)
-        n_own, n_before = last - first, min(first, conv_weight.shape[1] - 1)
-        self.chunks = slice(number * _BLOCK, (number + 1) * _BLOCK)  # of the states
-        if reverse:
-            self.steps = slice(length - last, length - first)
-            self.before = slice(length - first, length - first + n_before)
-            read = slice(self.steps.start, self.before.stop)
-            self.own, self.halo = slice(0, n_own), slice(n_own, n_own + n_before)
-            self.missing = (0, 0, 0, n_before)
-        else:
-            self.steps, self.before = slice(first, last), slice(first - n_before, first)
-            read = slice(self.before.start, self.steps.stop)
-            self.own, self.halo = slice(n_before, n_before + n_own), slice(0, n_before)
-            self.missing = (0, 0, n_before, 0)
-        self.x = x[:, read].float().contiguous()
-        convolved = _conv_numba.forward(self.x, conv_weight, conv_bias, reverse=reverse)
-        self.s = convolved[:, self.own].contiguous()
-        self.p = self.s @ x_proj.T
-        rank, n = dt_weight.shape[1], A.shape[1]
-        self.dt, self.b, self.c = self.p.split([rank, n, n], dim=-1)
-        self.delta = F.linear(self.dt, dt_weight, dt_bias)
+    made = create_selective_checkpoint_contexts([torch.ops.regmask_sk.state_space.default])
+    return cast("tuple[AbstractContextManager[None], AbstractContextManager[None]]", made)
 
 
-_TENSORS = ("x", "z", "conv_weight", "conv_bias", "x_proj", "dt_weight", "dt_bias", "A", "D")
+_PARAMETERS = ("conv_weight", "conv_bias", "x_proj", "dt_weight", "dt_bias", "A", "D")
+_TENSORS = ("xz", *_PARAMETERS, "out_weight")
 _INPUTS = ", ".join(f"Tensor {name}" for name in _TENSORS)
 
 
 @torch.library.custom_op(
     "regmask_sk::state_space",
     mutates_args=(),
-    schema=f"({_INPUTS}, bool reverse, bool save) -> (Tensor, Tensor)",
+    schema=f"({_INPUTS}, bool[] reverse, bool save) -> (Tensor, Tensor)",
 )
-def _run(x: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+def _run(xz: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     """Output, and the states that backward starts its chunks from (empty without `save`)."""
-    from regmask_sk.ops import _scan_numba
+    from regmask_sk.ops import _state_space_numba
 
-    *parameters, reverse, save = given
-    single = tuple(t.float() for t in parameters)
-    A, D = single[-2:]
-    out = torch.empty(x.shape)
-    states = torch.empty(_scan_numba.states_shape(*_sizes(x, A)) if save else (0,))
-    state: Tensor | None = None
-    for number in range(_n_blocks(x)):
-        block = _Block(x, number, single, reverse)
-        place = _place(out, block.steps)
-        y, _, state = _scan_numba.forward(
-            *(block.s, block.delta, A, block.b, block.c, D, z[:, block.steps]),
-            delta_softplus=True,
-            reverse=reverse,
-            save=save,
-            start=state,
-            out=place,
-            states=states[block.chunks] if save else None,
-        )
-        if place is None:
-            out[:, block.steps] = y
-    return out.to(x.dtype), states
-
-
-def _sizes(x: Tensor, A: Tensor) -> tuple[int, int, int, int]:
-    batch, length, d = x.shape
-    return batch, length, d, A.shape[1]
-
-
-def _place(whole: Tensor, steps: slice) -> Tensor | None:
-    """Give the steps of a tensor, where a kernel can write there: in one stretch of memory."""
-    part = whole[:, steps]
-    return part if part.is_contiguous() else None
+    *parameters, out_weight, reverse, save = given
+    y, states = _state_space_numba.forward(xz, parameters, reverse, save=save)
+    return y.to(xz.dtype) @ out_weight.T, states
 
 
 @_run.register_fake
-def _(x: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-    from regmask_sk.ops import _scan_numba
+def _(xz: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+    from regmask_sk.ops import _state_space_numba
 
-    A, save = given[5], given[-1]
-    shape = _scan_numba.states_shape(*_sizes(x, A)) if save else (0,)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return out, x.new_empty(shape, dtype=torch.float32)
+    A, _, out_weight, _, save = given[-5:]
+    shape = _state_space_numba.states_shape(xz, A) if save else (A.shape[0], 0)
+    out = xz.new_empty((*xz.shape[:2], out_weight.shape[0]))
+    return out, xz.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op(
     "regmask_sk::state_space_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, {_INPUTS}, Tensor states, bool reverse)"
+    schema=f"(Tensor grad, {_INPUTS}, Tensor states, bool[] reverse)"
     f" -> ({', '.join(['Tensor'] * len(_TENSORS))})",
 )
-def _run_backward(grad: Tensor, x: Tensor, z: Tensor, *given: Any) -> tuple[Tensor, ...]:
-    """Gradients of the nine inputs, each in the dtype of its input."""
-    from regmask_sk.ops import _conv_numba, _scan_numba
+def _run_backward(grad: Tensor, xz: Tensor, *given: Any) -> tuple[Tensor, ...]:
+    """Gradients of the inputs, each in the dtype of its input."""
+    from regmask_sk.ops import _state_space_numba
 
-    *parameters, states, reverse = given
-    single = tuple(t.float() for t in parameters)
-    conv_weight, conv_bias, x_proj, dt_weight, _, A, D = single
-    grad_x, grad_z = torch.empty(x.shape), torch.empty(z.shape)
-    sums = [torch.zeros_like(t) for t in single]
-    grad_state: Tensor | None = None
-    owed: tuple[slice, Tensor] | None = None  # what the block before is given by the one after
-    for number in reversed(range(_n_blocks(x))):
-        block = _Block(x, number, single, reverse)
-        place = _place(grad_z, block.steps)
-        found = _scan_numba.backward(
-            *(grad[:, block.steps], block.s, block.delta, A, block.b, block.c, D),
-            *(z[:, block.steps], states[block.chunks]),
-            delta_softplus=True,
-            reverse=reverse,
-            grad_end=grad_state,
-            grad_z=place,
-        )
-        grad_s, grad_delta, grad_a, grad_b, grad_c, grad_skip, of_z, grad_state = cast(
-            "tuple[Tensor, ...]", found
-        )
-        if place is None:
-            grad_z[:, block.steps] = of_z
-        grad_p = torch.cat([grad_delta @ dt_weight, grad_b, grad_c], dim=-1)
-        grad_s += grad_p @ x_proj
-        # What the convolution read before the block, it gave to steps of the block alone.
-        asked = F.pad(grad_s, block.missing) if any(block.missing) else grad_s
-        grad_read, grad_taps, grad_conv_bias = _conv_numba.backward(
-            asked, block.x, conv_weight, conv_bias, reverse=reverse
-        )
-        grad_x[:, block.steps] = grad_read[:, block.own]
-        if owed is not None:
-            grad_x[:, owed[0]] += owed[1]
-        owed = (block.before, grad_read[:, block.halo].clone())
-        flat_p, flat_delta = grad_p.flatten(0, 1), grad_delta.flatten(0, 1)
-        parts = (
-            *(grad_taps, grad_conv_bias, flat_p.T @ block.s.flatten(0, 1)),
-            *(flat_delta.T @ block.dt.flatten(0, 1), flat_delta.sum(dim=0), grad_a, grad_skip),
-        )
-        for total, part in zip(sums, parts, strict=True):
-            total += part
-    gradients = zip((grad_x, grad_z, *sums), (x, z, *parameters), strict=True)
-    return tuple(gradient.to(tensor.dtype) for gradient, tensor in gradients)
+    *parameters, out_weight, states, reverse = given
+    y, grad_xz, found = _state_space_numba.backward(
+        grad @ out_weight, xz, parameters, states, reverse
+    )
+    grad_out_weight = grad.flatten(0, 1).T @ y.flatten(0, 1).to(grad.dtype)
+    gradients = (grad_xz, *found, grad_out_weight)
+    inputs = (xz, *parameters, out_weight)
+    return tuple(g.to(t.dtype) for g, t in zip(gradients, inputs, strict=True))
 
 
 @_run_backward.register_fake
@@ -317,4 +249,4 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
 
 _run.register_autograd(_differentiate, setup_context=_keep)
 
-__all__ = ["state_space"]
+__all__ = ["keep_outputs", "state_space"]
