@@ -8,7 +8,7 @@ Prints, in one run, so that only ratios need be believed:
   3.4 GB.
 - ``model``: forward of four Mamba layers on 4,096 tokens against the plain-torch path of
   transformers.
-- ``body``: the second training step of the Caduceus body (d_model 128, 4 layers, bases as
+- ``body``: the third training step of the Caduceus body (d_model 128, 4 layers, bases as
   tokens, checkpoints) from 25,000 to 200,000 bases, and of two bodies at once, each in a process
   of its own for the peak of memory, beside a floor: its matrix products at the speed of a large
   one, and each of its tensors moved once at the speed of a copy.
@@ -209,7 +209,8 @@ def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
 
     step(torch.rand(1, 5, 64))  # compiles, or loads what was compiled
     x = torch.rand(1, 5, length)
-    step(x)  # the first one asks the system for memory
+    step(x)  # the first one asks the system for memory, ...
+    step(x)  # ... the second one for some more, as pieces of it have found their places
     wall, cpu = time.perf_counter(), time.process_time()
     step(x)
     return {

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regmask_sk.backbones.embedding import TokenEmbedding
+from regmask_sk.ops.rms_norm import rms_norm
 from regmask_sk.ops.state_space import keep_outputs, state_space
 
 EXPANSION = 2  # d / d_model
@@ -119,12 +120,19 @@ def mix(
     )
 
 
+class _Norm(nn.RMSNorm):
+    """Root-mean-square norm by our operator, with the parameters of torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, _EPS)
+
+
 class _Layer(nn.Module):
     """Norm, mixer and dropout, added to what came in."""
 
     def __init__(self, mixer: nn.Module, d_model: int, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=_EPS)
+        self.norm = _Norm(d_model, eps=_EPS)
         self.mixer = mixer
         self.dropout = nn.Dropout(dropout)
 
@@ -198,7 +206,7 @@ class MambaBackbone(nn.Module):
         self.layers = nn.ModuleList(
             _Layer(self._mixer(d_model), d_model, dropout) for _ in range(n_layers)
         )
-        self.norm = nn.RMSNorm(d_model, eps=_EPS)
+        self.norm = _Norm(d_model, eps=_EPS)
         for name, weight in self.named_parameters():
             if name.endswith("out_proj.weight"):  # so that the sum of the layers keeps its scale
                 nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
