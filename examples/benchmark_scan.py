@@ -8,10 +8,10 @@ Prints, in one run, so that only ratios need be believed:
   3.4 GB.
 - ``model``: forward of four Mamba layers on 4,096 tokens against the plain-torch path of
   transformers.
-- ``body``: the third training step of the Caduceus body (d_model 128, 4 layers, bases as
-  tokens, checkpoints) from 25,000 to 200,000 bases, and of two bodies at once, each in a process
-  of its own for the peak of memory, beside a floor: its matrix products at the speed of a large
-  one, and each of its tensors moved once at the speed of a copy.
+- ``body``: a training step of the Caduceus body (d_model 128, 4 layers, bases as tokens,
+  checkpoints), the median of the third to the fifth, from 25,000 to 200,000 bases, and of two
+  bodies at once, each in a process of its own for the peak of memory, beside a floor: its matrix
+  products at the speed of a large one, and each of its tensors moved once at the speed of a copy.
 
 Every time is given as wall seconds and, in brackets, seconds of processor time of all threads,
 which tell more on a machine with other work. glibc gives large blocks back to the system at
@@ -209,39 +209,40 @@ def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
 
     step(torch.rand(1, 5, 64))  # compiles, or loads what was compiled
     x = torch.rand(1, 5, length)
-    step(x)  # the first one asks the system for memory, ...
-    step(x)  # ... the second one for some more, as pieces of it have found their places
-    wall, cpu = time.perf_counter(), time.process_time()
-    step(x)
-    return {
-        "wall": time.perf_counter() - wall,
-        "cpu": time.process_time() - cpu,
-        "gib": peak_memory_mb() * 1e6 / 2**30,
-    }
+    step(x)  # the first steps ask for memory: this one, and the one that `cost` leaves out
+    wall, cpu = cost(lambda: step(x), 3)
+    return {"wall": wall, "cpu": cpu, "gib": peak_memory_mb() * 1e6 / 2**30}
 
 
 def body_part(lengths: list[int]) -> None:
-    """Print the rows of the body."""
-    product, copy = machine()
+    """Print the rows of the body; the machine's speed is measured anew around each."""
     print(
         f"\nCaduceus body, d_model {D_MODEL}, {N_LAYERS} layers, bases as tokens, checkpoints, "
-        f"one step\nfloor from {1 / product[0]:.0f} ({1 / product[1]:.0f}) GFLOP/s and "
-        f"{1 / copy[0]:.1f} ({1 / copy[1]:.1f}) GB/s of this machine\n"
+        "one step\nfloor from GFLOP/s and GB/s of this machine, before and after each\n"
         + " ".join(f"{name}={value}" for name, value in KEEP_BLOCKS.items())
     )
-    header = f"{'seconds':>20} {'floor':>20} {'ratio':>15} {'peak GiB':>9}"
+    header = (
+        f"{'seconds':>20} {'floor':>20} {'ratio':>15} {'peak GiB':>9} {'GFLOP/s':>8} {'GB/s':>5}"
+    )
     print(f"{'bases':>8} {'bodies':>6} {header}")
+    before = machine()
     for length, bodies in [*((length, 1) for length in lengths), (max(lengths), 2)]:
         arguments = {"length": length, "bodies": bodies, "threads": torch.get_num_threads()}
         command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
         environment = {**KEEP_BLOCKS, **os.environ}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         found = json.loads(done.stdout)
+        after = machine()
+        product, copy = (
+            tuple((a + b) / 2 for a, b in zip(*pair, strict=True))
+            for pair in zip(before, after, strict=True)
+        )
+        before = after
         seconds = (found["wall"], found["cpu"])
         least = tuple(bodies * floor(length, product[i], copy[i]) for i in range(2))
         print(
             f"{length:8,} {bodies:6} {told(seconds)} {told(least)} {ratio(seconds, least)} "
-            f"{found['gib']:9.2f}",
+            f"{found['gib']:9.2f} {1 / product[0]:8.0f} {1 / copy[0]:5.1f}",
             flush=True,
         )
 

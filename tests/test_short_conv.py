@@ -25,25 +25,21 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.silu(F.conv1d(padded, weight[:, None], bias, groups=len(weight))).transpose(1, 2)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize(
     ("batch", "length", "d"),
-    [(1, 1, 3), (2, 3, 5), (2, 70, 66), (1, 4, 1), (2, 1025, 3), (1, 2050, 2)],
-)  # tasks of 1,024
+    [(1, 1, 3), (2, 3, 5), (2, 70, 66), (1, 4, 1)],
+)
 def test_it_is_torchs_convolution(
-    monkeypatch: pytest.MonkeyPatch,
     batch: int,
     length: int,
     d: int,
     taps: int,
     reverse: bool,
     with_bias: bool,
-    backend: str,
 ) -> None:
-    monkeypatch.setenv("REGMASK_SCAN_BACKEND", "torch")
     x, weight, bias = inputs(batch, length, d, taps)
     given = (x, weight, bias) if with_bias else (x, weight)
     turned = x.flip(1) if reverse else x
@@ -55,7 +51,6 @@ def test_it_is_torchs_convolution(
     found = short_conv_silu(*given, reverse=reverse)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad((found * slope).sum(), given), gradients)
-    monkeypatch.setenv("REGMASK_SCAN_BACKEND", backend)
     single = [t.detach().float().requires_grad_() for t in given]
     found = short_conv_silu(*single, reverse=reverse)
     assert found.dtype == torch.float32
@@ -82,11 +77,6 @@ def test_bfloat16_stays_bfloat16() -> None:
     found.float().sum().backward()
     assert x.grad is not None
     assert x.grad.dtype == torch.bfloat16
-
-
-def test_the_operator_meets_torchs_rules() -> None:
-    arguments = (*inputs(2, 20, 5, 4, torch.float32), True)
-    torch.library.opcheck(torch.ops.regmask_sk.short_conv_silu.default, arguments)
 
 
 def test_gradients_of_some_inputs_only() -> None:

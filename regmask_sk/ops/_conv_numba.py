@@ -9,11 +9,11 @@ Symbols
 ``S``
     Steps of a task, `TILE`, counted in the direction of the convolution.
 
-One pass over the input forward, one backward. A task is ``S`` steps of one row of the batch with
-all their channels, so that it reads and writes one stretch of memory; flat arrays and unsigned
-indices as in ``_scan_numba``.
+The kernels of ``_state_space_numba``, one for each way. A task is ``S`` steps of one row of the
+batch with all their channels, so that it reads and writes one stretch of memory; flat arrays and
+unsigned indices as in ``_scan_numba``.
 
-The output, and its gradient, may be of a block of the input only: ``shape`` is ``(length, d, k,
+The output, and its gradient, are of a block of the input only: ``shape`` is ``(length, d, k,
 first, size, stride)``, where the block begins at step ``first`` in the direction of the
 convolution, and has ``size`` steps; between two steps of ``x`` are ``stride`` numbers.
 """
@@ -23,11 +23,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from regmask_sk.ops._numba_compiled import compiled
-from regmask_sk.ops._numba_math import F32, Job, run_jobs, sigmoid
+from regmask_sk.ops._numba_math import F32, sigmoid
 
 TILE = 256  # steps
 _FLUSH = 64  # steps whose gradients of the taps are summed in float32, before float64
@@ -159,38 +157,3 @@ def differentiate_task(
         grad_bias[_U(task) * d + i] += total[k * d + i]
     for i in range(k * d):
         grad_taps[_U(task) * k * d + i] += total[i]
-
-
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool) -> Tensor:
-    """Output in the dtype of `x`."""
-    (batch, length, d), k = x.shape, weight.shape[1]
-    out = torch.empty(x.shape)
-    tensors = (x, weight.flip(1).T, _or_zeros(bias, d), out)
-    options = ((length, d, k, 0, length, d), reverse)
-    run_jobs([Job(convolve_task, batch * -(-length // TILE), tensors, options)], x.numel())
-    return out.to(x.dtype)
-
-
-def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of all inputs, each in the dtype of its input."""
-    (batch, length, d), k = x.shape, weight.shape[1]
-    n_tasks = batch * -(-length // TILE)
-    grad_x, grad_taps = torch.empty(x.shape), torch.zeros(n_tasks, k, d)
-    grad_bias = torch.zeros(n_tasks, d)
-    tensors = (
-        *(grad, torch.empty(0), x, weight.flip(1).T, _or_zeros(bias, d)),
-        *(grad_x, grad_taps, grad_bias),
-    )
-    options = ((length, d, k, 0, length, d), reverse, False)
-    run_jobs([Job(differentiate_task, n_tasks, tensors, options)], x.numel())
-    return (
-        grad_x.to(x.dtype),
-        grad_taps.sum(dim=0).T.flip(1).to(weight.dtype),
-        None if bias is None else grad_bias.sum(dim=0).to(bias.dtype),
-    )
-
-
-def _or_zeros(bias: Tensor | None, d: int) -> Tensor:
-    return torch.zeros(d) if bias is None else bias

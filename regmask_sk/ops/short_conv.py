@@ -9,8 +9,8 @@ Symbols
 
 A short convolution is a few shifted products. Written so it needs no transposition to
 ``(batch, channel, length)`` and back, which costs more than the arithmetic, and of what it
-computes only its input is kept for backward. Where the selective scan runs on Numba
-(:func:`~regmask_sk.ops.selective_scan.scan_backend`), so does this, in one pass over memory.
+computes only its input is kept for backward. State spaces on CPU do not come here: their own
+operator (:func:`~regmask_sk.ops.state_space.state_space`) has the convolution in it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from regmask_sk.ops._scan_torch import state_dtype
-from regmask_sk.ops.selective_scan import scan_backend
 
 
 def short_conv_silu(
@@ -77,9 +74,6 @@ def short_conv_silu(
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({x.shape[2]},), got {tuple(bias.shape)}.")
-    dtype = state_dtype(x, weight) if bias is None else state_dtype(x, weight, bias)
-    if scan_backend(x.device, dtype) == "numba":
-        return _conv(x, weight, bias, reverse)
     result: Tensor = _ShortConvSilu.apply(x, weight, bias, reverse)
     return result
 
@@ -125,64 +119,5 @@ def _shifted_sum(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) 
         total[:, here].addcmul_(x[:, there], weight[:, taps - 1 - back])
     return total
 
-
-# -- the compiled kernel as an operator of torch, which torch.compile leaves whole -----------
-
-
-@torch.library.custom_op(
-    "regmask_sk::short_conv_silu",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, bool reverse) -> Tensor",
-)
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
-    from regmask_sk.ops import _conv_numba
-
-    return _conv_numba.forward(x, weight, bias, reverse=reverse)
-
-
-@torch.library.custom_op(
-    "regmask_sk::short_conv_silu_backward",
-    mutates_args=(),
-    schema=(
-        "(Tensor grad, Tensor x, Tensor weight, Tensor? bias, bool reverse)"
-        " -> (Tensor, Tensor, Tensor)"
-    ),
-)
-def _conv_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    from regmask_sk.ops import _conv_numba
-
-    grad_x, grad_w, grad_b = _conv_numba.backward(grad, x, weight, bias, reverse=reverse)
-    return grad_x, grad_w, x.new_empty(0) if grad_b is None else grad_b
-
-
-@_conv.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-@_conv_backward.register_fake
-def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(
-        grad.new_empty(0)
-        if t is None
-        else torch.empty_like(t, memory_format=torch.contiguous_format)
-        for t in inputs[:3]
-    )
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.reverse = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias = ctx.saved_tensors
-    grad_x, grad_w, grad_b = _conv_backward(grad, x, weight, bias, ctx.reverse)
-    return grad_x, grad_w, None if bias is None else grad_b, None
-
-
-_conv.register_autograd(_differentiate, setup_context=_keep)
 
 __all__ = ["short_conv_silu"]
