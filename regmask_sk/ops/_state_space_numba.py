@@ -432,6 +432,7 @@ def _walk(ways: Sequence[_Forward | _Backward], numbers: Iterable[int]) -> None:
                 blocks = [way.block(number, visited) for way in together]
                 work = sum(block.size for block in blocks) * ways[0].batch * ways[0].d * ways[0].n
                 stages = [way.stages(block) for way, block in zip(together, blocks, strict=True)]
+                # Asked for the next jobs, directions first take note of what these have found.
                 for jobs in zip(*stages, strict=True):
                     run_jobs(jobs, work, pool)
                 visited.update(block.place for block in blocks)
