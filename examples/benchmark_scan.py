@@ -8,6 +8,8 @@ Prints, in one run, so that only ratios need be believed:
   3.4 GB.
 - ``model``: forward of four Mamba layers on 4,096 tokens against the plain-torch path of
   transformers.
+- ``norm``: forward and backward of the root-mean-square norm of the state-space bodies on 50,000
+  tokens of width 128 against torch's.
 - ``body``: a training step of the Caduceus body (d_model 128, 4 layers, bases as tokens,
   checkpoints), the median of the third to the fifth, from 25,000 to 200,000 bases, and of two
   bodies at once, each in a process of its own for the peak of memory, beside a floor: its matrix
@@ -38,6 +40,7 @@ from torch import Tensor
 
 from regmask_sk._benchmark_cells import peak_memory_mb
 from regmask_sk.backbones import CaduceusBackbone, MambaBackbone
+from regmask_sk.ops.rms_norm import rms_norm
 from regmask_sk.ops.selective_scan import scan_backend, selective_scan
 
 D, N = 256, 16
@@ -167,6 +170,25 @@ def model_part(repeats: int, length: int = 4096) -> None:
     print(f"{'transformers':14} {told(other)}  {ratio(other, mine)}")
 
 
+# -- the norm --------------------------------------------------------------------------
+
+
+def norm_part(repeats: int, length: int = 50_000) -> None:
+    """Print the row of the norm."""
+    x = torch.randn(1, length, D_MODEL, requires_grad=True)
+    weight = torch.ones(D_MODEL, requires_grad=True)
+    slope = torch.randn(x.shape)
+
+    def both(norm: Callable[[], Tensor]) -> Cost:
+        return cost(lambda: torch.autograd.grad(norm(), (x, weight), slope), repeats)
+
+    mine = both(lambda: rms_norm(x, weight, 1e-5))
+    other = both(lambda: torch.nn.functional.rms_norm(x, weight.shape, weight, 1e-5))
+    print(f"\nroot-mean-square norm, d_model {D_MODEL}, forward + backward, {length:,} tokens")
+    print(f"{'regmask_sk':14} {told(mine)}")
+    print(f"{'torch':14} {told(other)}  {ratio(other, mine)}")
+
+
 # -- the body --------------------------------------------------------------------------
 
 
@@ -250,7 +272,7 @@ def body_part(lengths: list[int]) -> None:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=["scan", "model", "body"])
+    parser.add_argument("--parts", nargs="+", default=["scan", "model", "norm", "body"])
     parser.add_argument("--lengths", nargs="+", type=int, help="of the scan and of the body")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -267,6 +289,8 @@ def main() -> None:
         scan_part(given.lengths or [4_096, 32_768, 200_000], given.repeats)
     if "model" in given.parts:
         model_part(given.repeats)
+    if "norm" in given.parts:
+        norm_part(given.repeats)
     if "body" in given.parts:
         body_part(given.lengths or [25_000, 50_000, 100_000, 200_000])
 

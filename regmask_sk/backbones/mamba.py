@@ -41,7 +41,7 @@ _EPS = 1e-5  # of the norms
 
 
 class SelectiveStateSpace(nn.Module):
-    """Short convolution and gated selective scan, in one direction.
+    """Parameters of a short convolution and gated selective scan in one direction; `mix` runs it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class SelectiveStateSpace(nn.Module):
 
     def __init__(self, d: int, rank: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(d, d, _TAPS, groups=d)  # holds the taps; its forward is not used
+        self.conv = nn.Conv1d(d, d, _TAPS, groups=d)
         self.x_proj = nn.Linear(d, rank + 2 * _N_STATES, bias=False)
         self.dt_proj = nn.Linear(rank, d)
         rates = torch.arange(1, _N_STATES + 1, dtype=torch.float32)

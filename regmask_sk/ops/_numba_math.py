@@ -11,9 +11,9 @@ used them, or when two threads call a kernel at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,11 +113,9 @@ def softplus(x: Any) -> Any:
     return softplus_and_slope(x)[0]
 
 
-@contextmanager
-def worker_threads() -> Iterator[ThreadPoolExecutor]:
+def worker_threads() -> ThreadPoolExecutor:
     """Threads beside the one that calls, for several calls of `run_jobs`; they start when used."""
-    with ThreadPoolExecutor(max(torch.get_num_threads() - 1, 1)) as pool:
-        yield pool
+    return ThreadPoolExecutor(max(torch.get_num_threads() - 1, 1))
 
 
 @dataclass(frozen=True)
