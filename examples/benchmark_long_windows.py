@@ -10,13 +10,15 @@ each body and each grain asked for runs, each in a process of its own,
   a tenth of the bases, in 20 stretches;
 - ``export``: their masks to a bigWig and their elements to a BED file.
 
-Peak memory is that of the process, with Python and the libraries in it (0.4 GiB). Seconds are
-of the wall clock; in brackets, seconds of processor time of all threads, which tell more on a
-machine with other work. A step on a short window comes first and is not counted: Numba
+Peak memory is that of the process, with Python and the libraries in it (0.4 GiB), or, with
+``--device cuda``, that of torch on the GPU, where mixed precision is on (``amp="auto"``). Seconds
+are of the wall clock; in brackets, seconds of processor time of all threads, which tell more on a
+machine with other work. A step on a short window comes first and is not counted: Numba or Triton
 compiles in it.
 
     python examples/benchmark_long_windows.py
     python examples/benchmark_long_windows.py --backbones caduceus --resolutions 1 --threads 1
+    python examples/benchmark_long_windows.py --device cuda
 """
 
 from __future__ import annotations
@@ -56,8 +58,10 @@ TASKS = ("train", "predict", "transform", "open", "tenth", "export")
 TARGETS = {"train": 10.0}  # GiB; 4 for all that follows training
 
 
-def peak() -> float:
-    """Largest memory that this process has held, in GiB."""
+def peak(device: str) -> float:
+    """Largest memory that this process has held, or that torch has on a GPU, in GiB."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
     return peak_memory_mb() * 1e6 / 2**30
 
 
@@ -82,7 +86,7 @@ def pipeline_for(case: dict[str, Any], folder: Path, length: int) -> Pipeline:
         generator_epochs=1,
         finetune_epochs=1,
         validation_fraction=0.0,
-        device="cpu",
+        device=case["device"],
         random_state=0,
     )
     return make_pipeline(
@@ -102,7 +106,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         pipeline = pipeline_for(case, folder, case["length"])
         _, result["cpu"] = timed(lambda: pipeline.fit(first, first["expression"]))
         result["steps"] = dict(pipeline[-1].history_[["stage", "seconds"]].to_numpy())
-        result["peak"] = peak()
+        result["peak"] = peak(case["device"])
         save_model(pipeline, saved)
         return result
     pipeline = load_model(saved)
@@ -119,7 +123,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         ),
     }
     wall, cpu = timed(tasks[task])
-    return result | {"wall": wall / len(loci), "cpu": cpu / len(loci), "peak": peak()}
+    return result | {"wall": wall / len(loci), "cpu": cpu / len(loci), "peak": peak(case["device"])}
 
 
 def run_apart(case: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--d-model", type=int, default=128, help="width (default 128)")
     parser.add_argument("--layers", type=int, default=4, help="of each body (default 4)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help='"cpu" (default) or "cuda"')
     parser.add_argument(
         "--tasks",
         nargs="+",
@@ -171,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     print(
         f"windows of {arguments.length:,} bp, 7 channels, batch 1, d_model {arguments.d_model}, "
-        f"{arguments.layers} layers, {arguments.threads} threads"
+        f"{arguments.layers} layers, {arguments.threads} threads, {arguments.device}"
     )
     with tempfile.TemporaryDirectory() as folder:
         simulate_genome(folder, n_chroms=2, n_genes=2, length=arguments.length, random_state=0)
@@ -186,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
                     "d_model": arguments.d_model,
                     "layers": arguments.layers,
                     "threads": arguments.threads,
+                    "device": arguments.device,
                     "folder": folder,
                     "saved": str(Path(folder, f"{backbone}-{resolution}")),
                 }

@@ -1,4 +1,4 @@
-"""Cost of the selective scan and of the state-space bodies on CPU.
+"""Cost of the selective scan and of the state-space bodies, on CPU or on a GPU.
 
 Prints, in one run, so that only ratios need be believed:
 
@@ -20,7 +20,12 @@ which tell more on a machine with other work. glibc gives large blocks back to t
 once and asks for them anew, which makes steps on long windows slower than in proportion; for
 ``body`` it is told to keep them (`KEEP_BLOCKS`, unless the environment says otherwise).
 
+On a GPU (``--device cuda``) the clock is read when its work is done, and the peak of memory is
+that of torch's allocator. A floor of matrix products and copies holds there too, but a scan costs
+much more than its bytes.
+
     python examples/benchmark_scan.py
+    python examples/benchmark_scan.py --device cuda
     python examples/benchmark_scan.py --parts scan --lengths 4096 --repeats 5
 """
 
@@ -51,13 +56,21 @@ KEEP_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 Cost = tuple[float, float]
 
 
+def done() -> None:
+    """Wait for what a GPU was given to do."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
 def cost(run: Callable[[], Any], repeats: int) -> Cost:
     """Median wall and processor seconds of a call, after one that is not counted."""
     run()
     walls, cpus = [], []
     for _ in range(repeats):
+        done()
         wall, cpu = time.perf_counter(), time.process_time()
         run()
+        done()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return sorted(walls)[repeats // 2], sorted(cpus)[repeats // 2]
@@ -65,7 +78,7 @@ def cost(run: Callable[[], Any], repeats: int) -> Cost:
 
 def told(seconds: Cost) -> str:
     """Wall seconds, and processor seconds in brackets."""
-    return f"{seconds[0]:9.3f} ({seconds[1]:8.3f})"
+    return f"{seconds[0]:9.4f} ({seconds[1]:8.4f})"
 
 
 def ratio(slow: Cost, fast: Cost) -> str:
@@ -78,11 +91,8 @@ def ratio(slow: Cost, fast: Cost) -> str:
 
 def scan_inputs(length: int) -> dict[str, Tensor]:
     """Draw inputs of the operator, with the decay rates that a model starts with."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
+    torch.manual_seed(0)
+    draw = torch.randn
     drawn = {
         "u": draw(1, length, D),
         "delta": torch.nn.functional.softplus(draw(1, length, D) - 4.0),
@@ -106,7 +116,7 @@ def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: T
 
 def scan_part(lengths: list[int], repeats: int) -> None:
     """Print the rows of the scan."""
-    fast = scan_backend("cpu")
+    fast = scan_backend(torch.get_default_device())
     print(f"\nselective scan, {D} channels, {N} states, float32: seconds, wall (processor)")
     print(f"{'length':>8} {'':14} {'forward':>20} {'forward + backward':>20}  ratio, f + b")
     for length in lengths:
@@ -194,10 +204,12 @@ def norm_part(repeats: int, length: int = 50_000) -> None:
 
 def machine() -> tuple[Cost, Cost]:
     """Seconds of a GFLOP of a large matrix product, and of a GB read and written by a copy."""
-    a = torch.randn(2048, 2048)
-    source, target = torch.randn(2**26), torch.empty(2**26)
-    product = [t / (2 * 2048**3 / 1e9) for t in cost(lambda: a @ a, 5)]
-    copy = [t / (2 * 4 * 2**26 / 1e9) for t in cost(lambda: target.copy_(source), 5)]
+    gpu = torch.get_default_device().type == "cuda"
+    side, size = (8192, 2**28) if gpu else (2048, 2**26)
+    a = torch.randn(side, side)
+    source, target = torch.randn(size), torch.empty(size)
+    product = [t / (2 * side**3 / 1e9) for t in cost(lambda: a @ a, 5)]
+    copy = [t / (2 * 4 * size / 1e9) for t in cost(lambda: target.copy_(source), 5)]
     return (product[0], product[1]), (copy[0], copy[1])
 
 
@@ -215,16 +227,17 @@ def floor(length: int, per_gflop: float, per_gb: float) -> float:
     return 3 * N_LAYERS * length * forward / 1e9
 
 
-def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
+def training_step(length: int, bodies: int, threads: int, device: str) -> dict[str, float]:
     """Cost of a step of one body or more on a window, in this process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     made = [
         CaduceusBackbone(
             5, d_model=D_MODEL, n_layers=N_LAYERS, dropout=0.0, resolution=1, checkpointing=True
-        )
+        ).to(device)
         for _ in range(bodies)
     ]
+    torch.set_default_device(device)
 
     def step(x: Tensor) -> None:
         torch.stack([body(x).square().mean() for body in made]).sum().backward()
@@ -233,7 +246,9 @@ def training_step(length: int, bodies: int, threads: int) -> dict[str, float]:
     x = torch.rand(1, 5, length)
     step(x)  # the first steps ask for memory: this one, and the one that `cost` leaves out
     wall, cpu = cost(lambda: step(x), 3)
-    return {"wall": wall, "cpu": cpu, "gib": peak_memory_mb() * 1e6 / 2**30}
+    gpu = torch.get_default_device().type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if gpu else peak_memory_mb() * 1e6
+    return {"wall": wall, "cpu": cpu, "gib": peak / 2**30}
 
 
 def body_part(lengths: list[int]) -> None:
@@ -249,7 +264,10 @@ def body_part(lengths: list[int]) -> None:
     print(f"{'bases':>8} {'bodies':>6} {header}")
     before = machine()
     for length, bodies in [*((length, 1) for length in lengths), (max(lengths), 2)]:
-        arguments = {"length": length, "bodies": bodies, "threads": torch.get_num_threads()}
+        arguments = {
+            **{"length": length, "bodies": bodies, "threads": torch.get_num_threads()},
+            "device": str(torch.get_default_device()),
+        }
         command = [sys.executable, __file__, "--worker", json.dumps(arguments)]
         environment = {**KEEP_BLOCKS, **os.environ}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -276,6 +294,7 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=int, help="of the scan and of the body")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help='"cpu" (default) or "cuda"')
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
@@ -285,6 +304,9 @@ def main() -> None:
     torch.manual_seed(0)
     load = os.getloadavg()[0]
     print(f"{given.threads} threads on {os.cpu_count()} cores, load {load:.1f} at the start")
+    torch.set_default_device(given.device)
+    if torch.get_default_device().type == "cuda":
+        print(torch.cuda.get_device_name())
     if "scan" in given.parts:
         scan_part(given.lengths or [4_096, 32_768, 200_000], given.repeats)
     if "model" in given.parts:

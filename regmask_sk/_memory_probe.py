@@ -4,6 +4,10 @@ One step of each stage of a training, a prediction and a transform run on one an
 that are much shorter than those of X, while every tensor that is made is counted until it is
 freed. The network is the same but for its length, so that what it needs grows with the number of
 windows and, for networks that attend to all pairs of tokens, with the square of the length.
+
+On CUDA the device's allocator tells the peak as well, but the peaks of short windows say nothing
+of long ones: cuDNN takes a gigabyte to convolve some shapes and nothing for their double. So
+tensors are counted there too, and the most that the allocator saw beside them is added once.
 """
 
 from __future__ import annotations
@@ -46,7 +50,12 @@ class Tally(TorchDispatchMode):
 
     Views count once. What a kernel takes for itself and gives back is not seen, but for
     convolutions, as those of oneDNN copy what they read and write into a layout of their own, and
-    for state spaces, which have their output before it is projected in the middle.
+    for state spaces and their scans, which have tensors as long as their input in the middle.
+
+    Parameters
+    ----------
+    device : str, default="cpu"
+        Whose tensors are counted.
 
     Examples
     --------
@@ -57,8 +66,9 @@ class Tally(TorchDispatchMode):
     (4004, 8004)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         super().__init__()
+        self.device = torch.device(device)
         self.live = self.peak = 0
         self._known: set[int] = set()
 
@@ -67,7 +77,8 @@ class Tally(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         for tensor in made:
-            self._count(tensor.untyped_storage())
+            if tensor.device.type == self.device.type:
+                self._count(tensor.untyped_storage())
         name, held = func._schema.name, 0.0
         if name in _COPYING:
             read = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
@@ -77,6 +88,11 @@ class Tally(TorchDispatchMode):
             xz = args[place]
             copied = xz.dtype != torch.float32  # to float32, with what backward makes of it
             held = 4 * xz.numel() * (share + 2 * share * copied)
+        elif name == "regmask_sk::selective_scan_backward" and self.device.type == "cuda":
+            from regmask_sk.ops import _scan_triton
+
+            batch, length, d = args[1].shape
+            held = _scan_triton.bytes_in_backward(batch, length, d, args[3].shape[1])
         self.peak = max(self.peak, self.live + int(held))
         return out
 
@@ -99,35 +115,27 @@ class Tally(TorchDispatchMode):
         self.peak = self.live
         return self.live
 
+    def beside(self) -> int:
+        """Give the bytes that were taken, at the peak, beside those that were counted."""
+        return 0
 
-class _CudaTally:
-    """The same of CUDA's own allocator."""
+
+class _CudaTally(Tally):
+    """Counts tensors, and compares with CUDA's own allocator."""
 
     def __init__(self, device: str) -> None:
-        self.device = device
-        self._before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-
-    @property
-    def live(self) -> int:
-        return torch.cuda.memory_allocated(self.device) - self._before
-
-    @property
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device) - self._before
+        super().__init__(device)
+        self.restart()
 
     def restart(self) -> int:
         torch.cuda.reset_peak_memory_stats(self.device)
-        return self.live
+        self._allocated = torch.cuda.memory_allocated(self.device)
+        self._from = super().restart()
+        return self._from
 
-
-@contextmanager
-def _counting(device: str) -> Iterator[Any]:
-    if device.startswith("cuda"):
-        yield _CudaTally(device)
-    else:
-        with Tally() as tally:
-            yield tally
+    def beside(self) -> int:
+        taken = torch.cuda.max_memory_allocated(self.device) - self._allocated
+        return max(taken - (self.peak - self._from), 0)
 
 
 def shortened(X: Any, length: int, n_windows: int) -> Any:
@@ -255,7 +263,8 @@ def memory_model(
             a[name] - carried_over(lengths[:2], once, at)
             for a, at in zip(found, lengths, strict=True)
         ]
-        fixed[name] = held * carried_over(lengths[:2], once, length)
+        beside = max(one[f"{name}, beside"] for one in (*found, *two))
+        fixed[name] = held * carried_over(lengths[:2], once, length) + beside
         per_window[name] = held * max(carried_over(lengths, each, length), 0.0)
     carried = {
         name: carried_over(lengths, [one[name] for one in found], length)
@@ -317,22 +326,23 @@ def _measure(
     model = clone(estimator).set_params(**{k: v for k, v in wanted.items() if k in params})
     windows = shortened(X, length, n_windows)
     targets = np.arange(n_windows) if y is None else np.asarray(y)[[0] * n_windows]
-    found: dict[str, float] = {"transform": 0.0}
-    devices = [torch.device(device)] if device.startswith("cuda") else []
+    found: dict[str, float] = {"transform": 0.0, "transform, beside": 0.0}
+    on_cuda = device.startswith("cuda")
+    devices = [torch.device(device)] if on_cuda else []
     with (
         _measuring(),
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=devices),
-        _counting(device) as tally,
+        _CudaTally(device) if on_cuda else Tally() as tally,
     ):
         warnings.simplefilter("ignore")
         model.fit(windows, targets)
-        found["fit"] = tally.peak
+        found |= {"fit": tally.peak, "fit, beside": tally.beside()}
         for name in ("predict", "transform"):
             if hasattr(model, name):
                 before = tally.restart()
                 getattr(model, name)(windows)
-                found[name] = tally.peak - before
+                found |= {name: tally.peak - before, f"{name}, beside": tally.beside()}
     module = model.net_.ready_module
     tensors = [*module.parameters(), *module.buffers()]
     found["parameters"] = sum(t.numel() * t.element_size() for t in tensors)

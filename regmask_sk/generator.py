@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regmask_sk.distributions import DISTRIBUTIONS, DistributionName, GateDistribution
 from regmask_sk.ops.evidence import EvidencePreset, seq2exp_gates
+from regmask_sk.ops.interpolate import interpolate_linear
 from regmask_sk.ops.tokens import pool_to_tokens
 
 Evidence = Literal["learned"] | EvidencePreset
@@ -147,7 +148,7 @@ class Generator(nn.Module):
 
     def _location(self, raw: Tensor, tracks: Tensor) -> Tensor:
         evidence = torch.einsum("bct,c->bt", tracks, self._track_weight())
-        position = F.interpolate(self.position, self.n_gates, mode="linear")[:, 0]
+        position = interpolate_linear(self.position, self.n_gates)[:, 0]
         if self.signal_complement is not None:
             position = 0.5 * (position + position.flip(1))
         location = F.avg_pool1d(

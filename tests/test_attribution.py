@@ -34,7 +34,7 @@ BASES = [2, 3, 4, 5]
 TRACKS = [0, 6]
 SMALL: dict[str, Any] = {
     "resolution": 8, "d_model": 8, "n_layers": 1, "max_epochs": 1, "batch_size": 8,
-    "validation_fraction": 0.0, "random_state": 0,
+    "validation_fraction": 0.0, "random_state": 0, "amp": False,
 }  # fmt: skip
 METHODS = ("saliency", "integrated_gradients", "deeplift", "mutagenesis", "occlusion")
 
@@ -73,7 +73,7 @@ def masked() -> RegMaskRegressor:
     model = RegMaskRegressor(sparsity=0.4, promoter_length=4, **SMALL).fit(WINDOWS, Y)
     module = shaken(model).net_.ready_module
     with torch.no_grad():  # half of the gates open and half closed, as in a fitted mask
-        middle = module.openness(torch.from_numpy(ARRAY)).median()
+        middle = module.openness(torch.from_numpy(ARRAY).to(model.device_)).median()
         module.soft_shift.fill_(-middle)
         module.hard_shift.fill_(-middle)
     return model

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import needs_cuda
 from torch import Tensor, nn
 
 from regmask_sk.backbones import BACKBONES, ConvBackbone, make_backbone
@@ -17,11 +18,14 @@ CHANNELS = 6  # A, C, G, T, a track, the mask
 SEE_ALL = {"hyena", "hyena-causal", "transformer"}
 
 
-def body(name: str, resolution: int, *, n_layers: int = 1) -> nn.Module:
+def body(
+    name: str, resolution: int, *, n_layers: int = 1, checkpointing: bool = False
+) -> nn.Module:
     torch.manual_seed(0)
     made = make_backbone(
-        name, CHANNELS, d_model=8, n_layers=n_layers, dropout=0.1, resolution=resolution
-    )
+        name, CHANNELS, d_model=8, n_layers=n_layers, dropout=0.1, resolution=resolution,
+        checkpointing=checkpointing,
+    )  # fmt: skip
     # Blocks start as the identity: give each of them something to do. State spaces start with
     # memories of up to a thousand tokens: shorten them to a few.
     for key, parameter in made.named_parameters():
@@ -132,6 +136,32 @@ def test_moving_the_window_by_whole_tokens_moves_the_tokens(name: str, resolutio
         atol=1e-5,
     )
     assert (first[:, :, edge] - first[:, :, edge + 1]).abs().max() > 1e-3
+
+
+@needs_cuda
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_on_cuda_output_and_gradients_are_those_on_the_cpu(
+    name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if checkpointing and name in ("conv", "codon"):
+        pytest.skip("has no layers to compute again")
+    # Convolutions of torch are in TensorFloat-32 on CUDA, unless told otherwise.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    results = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        made = body(name, 3, n_layers=2, checkpointing=checkpointing).eval().to(device, dtype)
+        x = window(2, 500).to(device, dtype).requires_grad_()
+        tokens = made(x)
+        weights = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0))
+        needed = [x, *(p for p in made.parameters() if p.requires_grad)]
+        total = (tokens * weights.to(device, dtype)).sum()
+        results.append([tokens, *torch.autograd.grad(total, needed, allow_unused=True)])
+    for expected, found in zip(*results, strict=True):
+        if expected is not None:
+            difference = (found.detach().cpu().double() - expected.detach()).norm()
+            # The bias before a normalisation has a gradient of 0, but for rounding.
+            assert difference <= 1e-4 * expected.norm() + 1e-5
 
 
 def test_the_codon_body_reads_the_same_in_every_frame() -> None:

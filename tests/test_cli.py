@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+import torch
 from Bio import bgzf
 
 from regmask_sk._network import NetworkRegressor
@@ -127,7 +128,8 @@ def test_fit_writes_what_it_promises(trained: Path, measured: pd.Series) -> None
     ]
     table = pd.read_csv(trained / "predictions.tsv", sep="\t")
     assert [*table.columns] == ["gene", "predicted", "measured"]
-    np.testing.assert_array_equal(table["measured"], measured[table["gene"]])
+    # Some releases of pandas read the last digit of a number otherwise.
+    np.testing.assert_allclose(table["measured"], measured[table["gene"]], rtol=1e-14)
     assert len(table) == 2 * PER_CHROM
     metrics = json.loads((trained / "metrics.json").read_text())
     assert set(metrics) == {
@@ -191,7 +193,7 @@ def test_predict_reads_genes_of_another_format(
     joined = pd.read_csv(tmp_path / "b.tsv", sep="\t")
     expected = pd.read_csv(trained / "predictions.tsv", sep="\t").set_index("gene")
     assert plain.set_index("gene")["predicted"][expected.index].equals(expected["predicted"])
-    assert joined["measured"].tolist() == table["level"].tolist()[:-1]
+    np.testing.assert_allclose(joined["measured"], table["level"][:-1], rtol=1e-14)
 
 
 def test_mask_writes_its_files(trained: Path, fly: Path, tmp_path: Path, run: Any) -> None:
@@ -499,6 +501,8 @@ def bad(fly: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_bad_input_is_one_line_with_a_remedy(
     case: str, fly: Path, bad: dict[str, str], tmp_path: Path, run: Any
 ) -> None:
+    if case == "no cuda" and torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
     words, message = CASES[case]
     out = tmp_path / "run"
     result = run(*fit_words(fly, out), *[word.format(**bad) for word in words])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -156,12 +157,13 @@ def test_blocks_of_channels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 # -- precision -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("length", [200_000, 400_000])
 @pytest.mark.parametrize("causal", [True, False])
-def test_float32_holds_at_long_windows(length: int, causal: bool) -> None:
+def test_float32_holds_at_long_windows(length: int, causal: bool, device: str) -> None:
     x, filters, _ = operands(1, 1, length, length if causal else 2 * length - 1, torch.float32)
     x = x + 1.0  # a mean, which adds up over the window
-    found = long_conv(x, filters, causal=causal)
+    found = long_conv(x.to(device), filters.to(device), causal=causal).cpu()
     # Direct sums in float64 at a few places
     middle = 0 if causal else length - 1
     wide, taps = x[0, 0].double(), filters[0].double()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from devices import DEVICES
 from torch import Tensor, nn
 
 from regmask_sk import RegMaskRegressor, SequenceChannels, SignalChannels, TSSWindows, Windows
@@ -46,7 +47,8 @@ def lively(model: RegMaskRegressor) -> RegMaskRegressor:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.net_.module_.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+            moved = torch.randn(weight.shape, generator=generator).to(weight.device)
+            weight.add_(0.1 * moved)
     return model
 
 
@@ -65,10 +67,14 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
-def test_masks_and_predictions_are_those_of_float32(windows: Windows, backbone: str) -> None:
+def test_masks_and_predictions_are_those_of_float32(
+    windows: Windows, backbone: str, device: str
+) -> None:
     y = windows.loci["expression"].to_numpy()
-    exact = lively(RegMaskRegressor(backbone=backbone, amp=False, **TINY).fit(windows, y))
+    settings = {**TINY, "device": device}
+    exact = lively(RegMaskRegressor(backbone=backbone, amp=False, **settings).fit(windows, y))
     low = in_bfloat16(exact)
     free = np.ones(LENGTH, bool)
     free[exact.promoter_columns_] = False
@@ -78,13 +84,13 @@ def test_masks_and_predictions_are_those_of_float32(windows: Windows, backbone: 
     assert distance(masks[:, free], expected[:, free]) < OF_MASKS
     assert distance(low.predict(windows), exact.predict(windows)) < OF_PREDICTIONS
     # A mask shows little of a gate that is almost open or closed; its openness shows all.
-    x = torch.from_numpy(np.stack([windows[i] for i in range(len(windows))]))
+    x = torch.from_numpy(np.stack([windows[i] for i in range(len(windows))])).to(device)
     openness = []
     for model in (low, exact):
         with torch.no_grad(), model.net_.autocast():
             openness.append(model.net_.ready_module.eval().openness(x))
     assert openness[0].dtype == torch.float32
-    assert distance(*(each.numpy() for each in openness)) < OF_MASKS
+    assert distance(*(each.cpu().numpy() for each in openness)) < OF_MASKS
 
 
 @pytest.mark.parametrize("training", ["decoupled", "joint"])

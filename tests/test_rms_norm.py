@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICES
 from torch import Tensor
 
 from regmask_sk.ops import rms_norm as module
@@ -18,9 +19,11 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Ten
     return x.requires_grad_(), weight.requires_grad_(), grad
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(1, 2), (3, 7), (2, 300, 16), (1, 1025, 130)])
-def test_output_and_gradients_are_those_of_torch(shape: tuple[int, ...]) -> None:
-    x, weight, grad = inputs(*shape)
+def test_output_and_gradients_are_those_of_torch(shape: tuple[int, ...], device: str) -> None:
+    x, weight, grad = (t.detach().to(device) for t in inputs(*shape))
+    x, weight = x.requires_grad_(), weight.requires_grad_()
     y = rms_norm(x, weight, 1e-5)
     found = [y, *torch.autograd.grad((y * grad).sum(), (x, weight))]
     x, weight, grad = inputs(*shape, dtype=torch.float64)
@@ -28,7 +31,7 @@ def test_output_and_gradients_are_those_of_torch(shape: tuple[int, ...]) -> None
     expected = [y, *torch.autograd.grad((y * grad).sum(), (x, weight))]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == torch.float32
-        error = (ours.double() - theirs).norm() / theirs.norm().clamp_min(1e-30)
+        error = (ours.cpu().double() - theirs).norm() / theirs.norm().clamp_min(1e-30)
         assert error < 1e-6
 
 

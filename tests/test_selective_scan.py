@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import needs_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -334,14 +335,16 @@ def test_kernels_compile_where_nothing_can_be_kept_on_disk(monkeypatch: pytest.M
 
 TRITON = """
 import torch
+from regmask_sk.ops import _scan_triton
 from test_selective_scan import distance, inputs, with_gradients
 
-for softplus, reverse in ((True, False), (True, True), (False, False)):
-    # One chunk and a part of one; states that are no power of two.
+for softplus, reverse, shortest in ((True, False, 20), (True, True, 20), (False, False, 64)):
+    # Four segments, of which the last is not full, or one; states that are no power of two.
+    _scan_triton._SHORTEST = shortest
     x, single = [
         {k: t for k, t in drawn.items() if softplus or k not in "Dz"}
         for dtype in (torch.float64, torch.float32)
-        for drawn in [inputs(1, 70, 2, 3, dtype=dtype, softplus=softplus)]
+        for drawn in [inputs(1, 85, 2, 3, dtype=dtype, softplus=softplus)]
     ]
     options = {"delta_softplus": softplus, "reverse": reverse}
     out, gradients = with_gradients(x, backend="reference", **options)
@@ -371,20 +374,50 @@ def test_triton_in_its_interpreter() -> None:
     assert done.stdout.strip() == "agrees", done.stderr
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_on_cuda(backend: str, reverse: bool) -> None:
     if backend == "triton":
         pytest.importorskip("triton", reason="Triton is not installed")
     options = {"delta_softplus": True, "reverse": reverse}
-    out, gradients = with_gradients(inputs(2, 200, 70, 5), backend="reference", **options)
-    x = inputs(2, 200, 70, 5, dtype=torch.float32)
+    # Several segments, the last one not full; channels and states that fill no tile.
+    out, gradients = with_gradients(inputs(2, 300, 70, 5), backend="reference", **options)
+    x = inputs(2, 300, 70, 5, dtype=torch.float32)
     moved = {name: t.detach().cuda().requires_grad_() for name, t in x.items()}
     found, found_gradients = with_gradients(moved, backend=backend, **options)
     assert distance(found.cpu(), out) < 1e-6
     for name, a, b in zip(x, found_gradients, gradients, strict=True):
         assert distance(a.cpu(), b) < 3e-6, name
+
+
+@needs_cuda
+@pytest.mark.parametrize("n", [1, 16, 64])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_long_sequences_on_cuda_twice_the_same(batch: int, n: int) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    drawn = inputs(batch, 20_000, 40, n, dtype=torch.float32)
+    x = {name: t.detach().cuda().requires_grad_() for name, t in drawn.items()}
+    first, again = (with_gradients(x, delta_softplus=True, backend="triton") for _ in range(2))
+    exact = {name: t.detach().double().requires_grad_() for name, t in x.items()}
+    out, gradients = with_gradients(exact, delta_softplus=True, backend="torch")
+    assert distance(first[0], out) < 2e-6
+    for name, a, b in zip(x, first[1], gradients, strict=True):
+        assert distance(a, b) < 3e-6, name
+    # Nothing is added up in an order that changes from run to run.
+    for a, b in zip([first[0], *first[1]], [again[0], *again[1]], strict=True):
+        assert torch.equal(a, b)
+
+
+@needs_cuda
+def test_half_precision_on_cuda_keeps_a_state_in_single() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    drawn = {k: t.detach().cuda() for k, t in inputs(1, 500, 20, 8, dtype=torch.bfloat16).items()}
+    drawn["A"] = drawn["A"].float()
+    found = selective_scan(**drawn, delta_softplus=True)
+    exact = {name: t.double() for name, t in drawn.items()}
+    assert found.dtype == torch.bfloat16
+    assert distance(found.double(), selective_scan(**exact, delta_softplus=True)) < 4e-3
 
 
 def test_importing_the_operator_loads_no_compiler() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICES
 from torch import Tensor
 
 from regmask_sk.ops.short_conv import short_conv_silu
@@ -25,6 +31,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.silu(F.conv1d(padded, weight[:, None], bias, groups=len(weight))).transpose(1, 2)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("taps", [1, 4])
@@ -39,6 +46,7 @@ def test_it_is_torchs_convolution(
     taps: int,
     reverse: bool,
     with_bias: bool,
+    device: str,
 ) -> None:
     x, weight, bias = inputs(batch, length, d, taps)
     given = (x, weight, bias) if with_bias else (x, weight)
@@ -51,13 +59,13 @@ def test_it_is_torchs_convolution(
     found = short_conv_silu(*given, reverse=reverse)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad((found * slope).sum(), given), gradients)
-    single = [t.detach().float().requires_grad_() for t in given]
+    single = [t.detach().to(device, torch.float32).requires_grad_() for t in given]
     found = short_conv_silu(*single, reverse=reverse)
     assert found.dtype == torch.float32
-    found_gradients = torch.autograd.grad((found * slope.float()).sum(), single)
+    found_gradients = torch.autograd.grad((found * slope.to(found)).sum(), single)
     for a, b in zip((found, *found_gradients), (expected, *gradients), strict=True):
         # Gradients of a bias are sums in which slopes cancel.
-        assert (a.double() - b).norm() <= 2e-6 * max(b.norm(), slope.norm())
+        assert (a.cpu().double() - b).norm() <= 2e-6 * max(b.norm(), slope.norm())
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -68,8 +76,10 @@ def test_gradcheck(reverse: bool) -> None:
     assert torch.autograd.gradcheck(conv, inputs(2, 7, 3, 4))
 
 
-def test_bfloat16_stays_bfloat16() -> None:
-    x, weight, bias = inputs(2, 40, 5, 4, torch.bfloat16)
+@pytest.mark.parametrize("device", DEVICES)
+def test_bfloat16_stays_bfloat16(device: str) -> None:
+    drawn = inputs(2, 40, 5, 4, torch.bfloat16)
+    x, weight, bias = (t.detach().to(device).requires_grad_() for t in drawn)
     found = short_conv_silu(x, weight, bias)
     assert found.dtype == torch.bfloat16
     expected = plain(x.double(), weight.double(), bias.double())
@@ -84,6 +94,56 @@ def test_gradients_of_some_inputs_only() -> None:
     short_conv_silu(x.detach(), weight, bias.detach()).sum().backward()
     assert weight.grad is not None
     assert x.grad is None
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("length", [1, 40])
+def test_a_part_of_the_channels_of_a_wider_tensor(length: int, device: str) -> None:
+    x, weight, bias = (t.detach().to(device) for t in inputs(2, length, 12, 4, torch.float32))
+    part, taps, added = x[..., 5:10], weight[5:10], bias[5:10]
+    found = short_conv_silu(part, taps, added)
+    torch.testing.assert_close(found, short_conv_silu(x, weight, bias)[..., 5:10])
+    turned = part.transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(short_conv_silu(turned, taps, added), found)
+
+
+TRITON = """
+import torch
+from test_short_conv import inputs, plain
+from regmask_sk.ops.short_conv import short_conv_silu
+
+# More than a tile, steps and channels; less steps than taps.
+for batch, length, d, taps, reverse, biased in (
+    (2, 70, 66, 4, False, True), (2, 3, 5, 4, True, True), (1, 130, 3, 1, False, False),
+    (1, 70, 3, 3, True, False),
+):
+    x, *rest = inputs(batch, length, d, taps)
+    given = (x, *rest) if biased else (x, rest[0])
+    expected = plain(x.flip(1) if reverse else x, rest[0], rest[1] if biased else None)
+    expected = expected.flip(1) if reverse else expected
+    slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
+    gradients = torch.autograd.grad((expected * slope).sum(), given)
+    single = [t.detach().float().requires_grad_() for t in given]
+    found = short_conv_silu(*single, reverse=reverse)
+    found_gradients = torch.autograd.grad((found * slope.float()).sum(), single)
+    for a, b in zip((found, *found_gradients), (expected, *gradients), strict=True):
+        assert (a.double() - b).norm() <= 2e-6 * max(b.norm(), slope.norm()), (a, b)
+print("agrees")
+"""
+
+
+def test_triton_in_its_interpreter() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    # In a process of its own: the interpreter is chosen when Triton is first imported.
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRITON],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parent,
+        env={**os.environ, "TRITON_INTERPRET": "1", "REGMASK_SCAN_BACKEND": "triton"},
+    )
+    assert done.stdout.strip() == "agrees", done.stderr
 
 
 @pytest.mark.parametrize(

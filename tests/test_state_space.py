@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import needs_cuda
 from torch import Tensor
 
 from regmask_sk.backbones import CaduceusBackbone
@@ -287,3 +288,21 @@ def test_a_projection_in_another_dtype_is_named() -> None:
     given["out_weight"] = given["out_weight"].bfloat16()
     with pytest.raises(ValueError, match=r"dtype of xz, torch\.float32, got torch\.bfloat16"):
         state_space(**given)
+
+
+# -- on a GPU --------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("reverse", DIRECTIONS)
+def test_on_cuda(reverse: tuple[bool, ...]) -> None:
+    drawn = inputs(2, 300, d=20, n=5, directions=len(reverse))
+    exact = {name: t.detach().double().requires_grad_() for name, t in drawn.items()}
+    given = {name: t.detach().cuda().requires_grad_() for name, t in drawn.items()}
+    weight = torch.randn(2, 300, 5, generator=torch.Generator().manual_seed(1))
+    out = state_space(**given, reverse=reverse)
+    found = [out, *torch.autograd.grad((out * weight.cuda()).sum(), list(given.values()))]
+    true = by_the_equations(exact, reverse)
+    expected = [true, *torch.autograd.grad((true * weight).sum(), list(exact.values()))]
+    for name, ours, theirs in zip(["output", *given], found, expected, strict=True):
+        assert distance(ours.cpu(), theirs) < 2e-5, name

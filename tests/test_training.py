@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from devices import needs_cuda
 from torch import Tensor
 
 from regmask_sk._batches import WindowDataset
@@ -524,7 +525,7 @@ def test_bfloat16_training_works_on_the_cpu(data: Any, training: Any) -> None:
     assert not np.array_equal(plain.predict(X), model.predict(X))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("training", ["decoupled", "joint"])
 def test_training_on_cuda_reaches_the_predictions_of_the_same_weights_on_the_cpu(
     data: Any, training: Any

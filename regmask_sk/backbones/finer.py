@@ -28,6 +28,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regmask_sk.ops.interpolate import interpolate_linear
 from regmask_sk.ops.tokens import pool_to_tokens
 
 _TAPS = 15  # gates that a filter sees; odd, so that it is centred on its own
@@ -112,5 +113,5 @@ class FinerGrain(nn.Module):
         steps where tokens end, at bases that mean nothing.
         """
         found: Tensor = self.detail(x)
-        context = F.interpolate(self.context(h), scale_factor=self.factor, mode="linear")
+        context = interpolate_linear(self.context(h), self.factor * h.shape[2])
         return F.gelu(context[..., : found.shape[2]] + found)

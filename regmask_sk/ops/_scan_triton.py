@@ -2,30 +2,43 @@
 
 Symbols
 -------
-``d``, ``n``, ``K``
-    Channels, states of a channel (padded to a power of two, ``N``), and steps of a chunk.
+``d``, ``n``
+    Channels, and states of a channel (padded to a power of two, ``N``).
+``W``, ``K``
+    Channels of a tile, and steps of a chunk: what is computed at once is ``(K, N, W)``.
+``S``, ``chunks``
+    Segments of the length, which are computed side by side, and chunks of a segment.
 ``a``, ``x``, ``h``
-    Decay, input ``delta u B`` and state of each step of a chunk: tiles of ``(K, N)``.
-``gh``
-    Gradient of the loss with respect to the state of each step.
+    Decay, input ``delta u B`` and state of each step.
+``gh``, ``g``
+    Gradient of the loss with respect to the state after a step, and to that before it.
 
-One program takes one channel of one row of the batch, and goes through its chunks one after
-the other; within a chunk the steps are combined in parallel, by an associative scan over pairs
-``(a, x)``. The state at the start of each chunk is kept for backward, which takes the chunks
-from the last to the first, with the scan that runs the other way. Gradients of B and C are
-sums over channels and are added up atomically: their last bits depend on the order.
+The recurrence ``h -> a h + x`` joins stretches of it into one of the same form, ``h -> P h + e``
+with ``P = exp(A sum(delta))`` and ``e`` what the stretch makes of a state of 0 (Blelloch, "Prefix
+sums and their applications", 1990). So each segment is run from 0 for its ``e`` (`_segment_ends`),
+the ends are joined along the length (`_join_segments`), and each segment is run again from the
+state that it starts with. One program takes a segment of a tile of channels. Backward does the
+same with the gradient of the states, from the last segment to the first; it keeps the states at
+the starts of segments alone, and computes those at the starts of chunks again.
+
+Nothing is added up atomically: each tile of channels writes its part of the gradients of B and C,
+and the parts are added in their order, so that a result can be repeated to the bit.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_CHUNK = 64  # steps
+from regmask_sk.ops._triton_math import as_rows, sigmoid
+
+# Measured on an H200. A thread has 32 numbers of a tile; with more, registers run out.
+_CHUNK = 4  # steps
+_TILE = 16  # channels
+_PROGRAMS = 16_384  # twelve waves of a large GPU, which holds eight programs a multiprocessor
+_SHORTEST = 64  # steps of a segment
 
 
 @triton.jit
@@ -42,8 +55,121 @@ def _softplus(raw):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sigmoid(raw):  # type: ignore[no-untyped-def]
-    return 1.0 / (1.0 + tl.exp(-raw))
+def _step_sizes(delta_ptr, offsets, mask, SOFTPLUS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Step sizes as the recurrence takes them, and 0 outside: a step of 0 changes no state."""
+    dt = tl.load(delta_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    if SOFTPLUS:
+        dt = tl.where(mask, _softplus(dt), 0.0)
+    return dt
+
+
+@triton.jit
+def _row_of_tile(tile, row: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Take one step out of a tile of shape (K, N, W)."""
+    here = tl.arange(0, K)[:, None, None] == row
+    return tl.sum(tl.where(here, tile, 0.0), axis=0)
+
+
+@triton.jit
+def _segment_ends(  # type: ignore[no-untyped-def]
+    u_ptr,
+    delta_ptr,
+    a_ptr,
+    b_ptr,
+    starts_ptr,
+    ends_ptr,
+    sums_ptr,
+    length,
+    d,
+    n,
+    chunks,
+    b_pitch,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    INSIDE: tl.constexpr,
+):
+    """State at the end of each segment from a state of 0, and the sum of its step sizes.
+
+    With ``INSIDE`` the segments start from their true states instead, and what is written is the
+    state at the start of each of their chunks.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    segment = tl.program_id(2)
+    channel = tl.program_id(1) * W + tl.arange(0, W)
+    state = tl.arange(0, N)
+    real = channel < d
+    of_tile = (state < n)[:, None] & real[None, :]
+    at = state[:, None] * d + channel[None, :]  # of one state of a row, (n, d)
+    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
+    rates = rates.to(tl.float32)
+    first = row * tl.num_programs(2) + segment
+    h_start = tl.zeros((N, W), tl.float32)
+    if INSIDE:
+        h_start = tl.load(starts_ptr + first * n * d + at, mask=of_tile, other=0.0)
+    total = tl.zeros((W,), tl.float32)
+    for chunk in range(chunks):
+        if INSIDE:
+            tl.store(ends_ptr + (first * chunks + chunk) * n * d + at, h_start, mask=of_tile)
+        step = (segment * chunks + chunk) * K + tl.arange(0, K)
+        inside = step < length
+        t = length - 1 - step if REVERSE else step
+        o = ((row * length + t) * d)[:, None] + channel[None, :]
+        steps = inside[:, None] & real[None, :]
+        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
+        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
+        b = tl.load(b_ptr + b_at, mask=inside[:, None] & (state < n)[None, :], other=0.0)
+        a = tl.exp(dt[:, None, :] * rates[None, :, :])
+        x = (dt * u)[:, None, :] * b.to(tl.float32)[:, :, None]
+        product, h = tl.associative_scan((a, x), 0, _combine)
+        h += product * h_start[None, :, :]
+        h_start = _row_of_tile(h, K - 1, K)
+        total += tl.sum(dt, axis=0)
+    if not INSIDE:
+        tl.store(ends_ptr + first * n * d + at, h_start, mask=of_tile)
+        tl.store(sums_ptr + first * d + channel, total, mask=real)
+
+
+@triton.jit
+def _join_segments(  # type: ignore[no-untyped-def]
+    a_ptr,
+    ends_ptr,
+    sums_ptr,
+    starts_ptr,
+    segments,
+    d,
+    n,
+    J: tl.constexpr,
+    W: tl.constexpr,
+    BACK: tl.constexpr,
+):
+    """Find what each segment starts with from the ends, from the last to the first if ``BACK``."""
+    row = tl.program_id(0).to(tl.int64)
+    state = tl.program_id(1)
+    channel = tl.program_id(2) * W + tl.arange(0, W)
+    real = channel < d
+    rates = tl.load(a_ptr + channel * n + state, mask=real, other=0.0).to(tl.float32)
+    carried = tl.zeros((W,), tl.float32)
+    last = tl.arange(0, J)[:, None] == J - 1
+    first = segments - 1 if BACK else 0
+    tl.store(starts_ptr + ((row * segments + first) * n + state) * d + channel, carried, mask=real)
+    for block in range(0, segments, J):
+        at = block + tl.arange(0, J)
+        inside = (at < segments)[:, None] & real[None, :]
+        s = segments - 1 - at if BACK else at
+        o = ((row * segments + s) * n + state)[:, None] * d + channel[None, :]
+        sums = (row * segments + s)[:, None] * d + channel[None, :]
+        e = tl.load(ends_ptr + o, mask=inside, other=0.0)
+        p = tl.exp(tl.load(sums_ptr + sums, mask=inside, other=0.0) * rates[None, :])
+        product, h = tl.associative_scan((p, e), 0, _combine)
+        h += product * carried[None, :]
+        carried = tl.sum(tl.where(last, h, 0.0), axis=0)
+        behind = o - n * d if BACK else o + n * d
+        follows = (at + 1 < segments)[:, None] & real[None, :]
+        tl.store(starts_ptr + behind, h, mask=follows)
 
 
 @triton.jit
@@ -55,55 +181,122 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     c_ptr,
     d_ptr,
     z_ptr,
+    starts_ptr,
     out_ptr,
-    states_ptr,
     length,
     d,
     n,
-    n_chunks,
+    chunks,
+    b_pitch,
+    c_pitch,
+    z_pitch,
     K: tl.constexpr,
     N: tl.constexpr,
+    W: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
     SKIP: tl.constexpr,
     GATED: tl.constexpr,
-    REVERSE: tl.constexpr,
-    SAVE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1)
+    segment = tl.program_id(2)
+    channel = tl.program_id(1) * W + tl.arange(0, W)
     state = tl.arange(0, N)
-    has_state = state < n
-    rates = tl.load(a_ptr + channel * n + state, mask=has_state, other=0.0).to(tl.float32)
-    h_start = tl.zeros((N,), tl.float32)
-    for chunk in range(n_chunks):
-        if SAVE:
-            at = ((row * d + channel) * n_chunks + chunk) * n + state
-            tl.store(states_ptr + at, h_start, mask=has_state)
-        step = chunk * K + tl.arange(0, K)
+    real = channel < d
+    of_tile = (state < n)[:, None] & real[None, :]
+    at = state[:, None] * d + channel[None, :]
+    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
+    rates = rates.to(tl.float32)
+    first = row * tl.num_programs(2) + segment
+    h_start = tl.load(starts_ptr + first * n * d + at, mask=of_tile, other=0.0)
+    if SKIP:
+        skip = tl.load(d_ptr + channel, mask=real, other=0.0).to(tl.float32)
+    for chunk in range(chunks):
+        step = (segment * chunks + chunk) * K + tl.arange(0, K)
         inside = step < length
         t = length - 1 - step if REVERSE else step
-        o = (row * length + t) * d + channel
-        u = tl.load(u_ptr + o, mask=inside, other=0.0).to(tl.float32)
-        dt = tl.load(delta_ptr + o, mask=inside, other=0.0).to(tl.float32)
-        if SOFTPLUS:
-            dt = tl.where(inside, _softplus(dt), 0.0)
-        m = ((row * length + t) * n)[:, None] + state[None, :]
-        both = inside[:, None] & has_state[None, :]
-        b = tl.load(b_ptr + m, mask=both, other=0.0).to(tl.float32)
-        c = tl.load(c_ptr + m, mask=both, other=0.0).to(tl.float32)
-        a = tl.exp(dt[:, None] * rates[None, :])
-        x = (dt * u)[:, None] * b
+        o = ((row * length + t) * d)[:, None] + channel[None, :]
+        steps = inside[:, None] & real[None, :]
+        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
+        both = inside[:, None] & (state < n)[None, :]
+        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
+        b = tl.load(b_ptr + b_at, mask=both, other=0.0).to(tl.float32)
+        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
+        c = tl.load(c_ptr + c_at, mask=both, other=0.0).to(tl.float32)
+        a = tl.exp(dt[:, None, :] * rates[None, :, :])
+        x = (dt * u)[:, None, :] * b[:, :, None]
         product, h = tl.associative_scan((a, x), 0, _combine)
-        h += product * h_start[None, :]
-        y = tl.sum(h * c, axis=1)
+        h += product * h_start[None, :, :]
+        h_start = _row_of_tile(h, K - 1, K)
+        y = tl.sum(h * c[:, :, None], axis=1)
         if SKIP:
-            y += tl.load(d_ptr + channel).to(tl.float32) * u
+            y += skip[None, :] * u
         if GATED:
-            z = tl.load(z_ptr + o, mask=inside, other=0.0).to(tl.float32)
-            y *= z * _sigmoid(z)
-        tl.store(out_ptr + o, y, mask=inside)
-        last = tl.arange(0, K)[:, None] == K - 1
-        h_start = tl.sum(tl.where(last, h, 0.0), axis=0)
+            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
+            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            y *= z * sigmoid(z)
+        tl.store(out_ptr + o, y, mask=steps)
+
+
+@triton.jit
+def _gradient_ends(  # type: ignore[no-untyped-def]
+    grad_ptr,
+    delta_ptr,
+    a_ptr,
+    c_ptr,
+    z_ptr,
+    ends_ptr,
+    sums_ptr,
+    length,
+    d,
+    n,
+    chunks,
+    c_pitch,
+    z_pitch,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    W: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Gradient before each segment where none comes from behind it, and the sum of step sizes."""
+    row = tl.program_id(0).to(tl.int64)
+    segment = tl.program_id(2)
+    channel = tl.program_id(1) * W + tl.arange(0, W)
+    state = tl.arange(0, N)
+    real = channel < d
+    of_tile = (state < n)[:, None] & real[None, :]
+    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
+    rates = rates.to(tl.float32)
+    first = row * tl.num_programs(2) + segment
+    g_next = tl.zeros((N, W), tl.float32)
+    total = tl.zeros((W,), tl.float32)
+    for back in range(chunks):
+        # From the last step to the first, so that the scan goes the easy way.
+        step = (segment * chunks + chunks - back) * K - 1 - tl.arange(0, K)
+        inside = step < length
+        t = length - 1 - step if REVERSE else step
+        o = ((row * length + t) * d)[:, None] + channel[None, :]
+        steps = inside[:, None] & real[None, :]
+        dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
+        grad_y = tl.load(grad_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        if GATED:
+            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
+            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            grad_y *= z * sigmoid(z)
+        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
+        c = tl.load(c_ptr + c_at, mask=inside[:, None] & (state < n)[None, :], other=0.0)
+        a = tl.exp(dt[:, None, :] * rates[None, :, :])
+        x = a * (grad_y[:, None, :] * c.to(tl.float32)[:, :, None])
+        product, g = tl.associative_scan((a, x), 0, _combine)
+        g += product * g_next[None, :, :]
+        g_next = _row_of_tile(g, K - 1, K)
+        total += tl.sum(dt, axis=0)
+    at = state[:, None] * d + channel[None, :]
+    tl.store(ends_ptr + first * n * d + at, g_next, mask=of_tile)
+    tl.store(sums_ptr + first * d + channel, total, mask=real)
 
 
 @triton.jit
@@ -116,7 +309,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     c_ptr,
     d_ptr,
     z_ptr,
-    states_ptr,
+    inner_ptr,
+    after_ptr,
     grad_u_ptr,
     grad_delta_ptr,
     grad_a_ptr,
@@ -127,79 +321,137 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     length,
     d,
     n,
-    n_chunks,
+    chunks,
+    b_pitch,
+    c_pitch,
+    z_pitch,
     K: tl.constexpr,
     N: tl.constexpr,
+    W: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    REVERSE: tl.constexpr,
     SKIP: tl.constexpr,
     GATED: tl.constexpr,
-    REVERSE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(1)
+    tile = tl.program_id(1)
+    segment = tl.program_id(2)
+    channel = tile * W + tl.arange(0, W)
     state = tl.arange(0, N)
-    has_state = state < n
-    rates = tl.load(a_ptr + channel * n + state, mask=has_state, other=0.0).to(tl.float32)
-    gh_next = tl.zeros((N,), tl.float32)  # of the first step of the chunk after this one
-    grad_a = tl.zeros((N,), tl.float32)
-    grad_d = tl.zeros((K,), tl.float32)
-    for back in range(n_chunks):
-        chunk = n_chunks - 1 - back
-        at = ((row * d + channel) * n_chunks + chunk) * n + state
-        h_start = tl.load(states_ptr + at, mask=has_state, other=0.0)
-        step = chunk * K + tl.arange(0, K)
+    real = channel < d
+    of_tile = (state < n)[:, None] & real[None, :]
+    at = state[:, None] * d + channel[None, :]
+    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
+    rates = rates.to(tl.float32)
+    first = row * tl.num_programs(2) + segment
+    # What the first step of the next chunk hands back, before its decay; but of the next segment
+    # what comes after it, which is why the last step of a segment has a decay of 1 behind it.
+    gh_next = tl.load(after_ptr + first * n * d + at, mask=of_tile, other=0.0)
+    last = (segment + 1) * chunks * K - 1
+    grad_a = tl.zeros((N, W), tl.float32)
+    grad_d = tl.zeros((W,), tl.float32)
+    if SKIP:
+        skip = tl.load(d_ptr + channel, mask=real, other=0.0).to(tl.float32)
+    for back in range(chunks):
+        chunk = chunks - 1 - back
+        step = (segment * chunks + chunk) * K + tl.arange(0, K)
         inside = step < length
         t = length - 1 - step if REVERSE else step
-        o = (row * length + t) * d + channel
-        u = tl.load(u_ptr + o, mask=inside, other=0.0).to(tl.float32)
-        raw = tl.load(delta_ptr + o, mask=inside, other=0.0).to(tl.float32)
-        follows = step + 1 < length
-        o_next = (row * length + (t - 1 if REVERSE else t + 1)) * d + channel
-        dt_next = tl.load(delta_ptr + o_next, mask=follows, other=0.0).to(tl.float32)
+        o = ((row * length + t) * d)[:, None] + channel[None, :]
+        steps = inside[:, None] & real[None, :]
+        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        raw = tl.load(delta_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        follows = (step < last) & (step + 1 < length)
+        o_next = o - d if REVERSE else o + d
+        dt_next = _step_sizes(delta_ptr, o_next, follows[:, None] & real[None, :], SOFTPLUS)
         dt = raw
         if SOFTPLUS:
-            dt = tl.where(inside, _softplus(raw), 0.0)
-            dt_next = tl.where(follows, _softplus(dt_next), 0.0)
-        m = ((row * length + t) * n)[:, None] + state[None, :]
-        both = inside[:, None] & has_state[None, :]
-        b = tl.load(b_ptr + m, mask=both, other=0.0).to(tl.float32)
-        c = tl.load(c_ptr + m, mask=both, other=0.0).to(tl.float32)
-        a = tl.exp(dt[:, None] * rates[None, :])
-        x = (dt * u)[:, None] * b
+            dt = tl.where(steps, _softplus(raw), 0.0)
+        both = inside[:, None] & (state < n)[None, :]
+        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
+        b = tl.load(b_ptr + b_at, mask=both, other=0.0).to(tl.float32)
+        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
+        c = tl.load(c_ptr + c_at, mask=both, other=0.0).to(tl.float32)
+        inner = (first * chunks + chunk) * n * d + at
+        h_start = tl.load(inner_ptr + inner, mask=of_tile, other=0.0)
+        a = tl.exp(dt[:, None, :] * rates[None, :, :])
+        x = (dt * u)[:, None, :] * b[:, :, None]
         product, h = tl.associative_scan((a, x), 0, _combine)
-        h += product * h_start[None, :]
-        grad_y = tl.load(grad_ptr + o, mask=inside, other=0.0).to(tl.float32)
-        skip = tl.load(d_ptr + channel).to(tl.float32) if SKIP else 0.0
+        h += product * h_start[None, :, :]
+        grad_y = tl.load(grad_ptr + o, mask=steps, other=0.0).to(tl.float32)
         if GATED:
-            z = tl.load(z_ptr + o, mask=inside, other=0.0).to(tl.float32)
-            gate = _sigmoid(z)
-            y = tl.sum(h * c, axis=1) + skip * u
+            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
+            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            gate = sigmoid(z)
+            y = tl.sum(h * c[:, :, None], axis=1)
+            if SKIP:
+                y += skip[None, :] * u
             slope = gate * (1.0 + z * (1.0 - gate))
-            tl.store(grad_z_ptr + o, grad_y * y * slope, mask=inside)
+            tl.store(grad_z_ptr + o, grad_y * y * slope, mask=steps)
             grad_y *= z * gate
-        a_next = tl.exp(dt_next[:, None] * rates[None, :])
-        remains, gh = tl.associative_scan((a_next, grad_y[:, None] * c), 0, _combine, reverse=True)
-        gh += remains * gh_next[None, :]
-        first = tl.arange(0, K)[:, None] == 0
-        gh_next = tl.sum(tl.where(first, gh, 0.0), axis=0)
+        a_next = tl.exp(dt_next[:, None, :] * rates[None, :, :])
+        from_y = grad_y[:, None, :] * c[:, :, None]
+        remains, gh = tl.associative_scan((a_next, from_y), 0, _combine, reverse=True)
+        gh += remains * gh_next[None, :, :]
+        gh_next = _row_of_tile(gh, 0, K)
         from_before = gh * (h - x)  # a times the state before the step
-        by_b = tl.sum(gh * b, axis=1)
-        grad_dt = by_b * u + tl.sum(from_before * rates[None, :], axis=1)
+        by_b = tl.sum(gh * b[:, :, None], axis=1)
+        grad_dt = by_b * u + tl.sum(from_before * rates[None, :, :], axis=1)
         if SOFTPLUS:
-            grad_dt *= _sigmoid(raw)
-        tl.store(grad_delta_ptr + o, grad_dt, mask=inside)
-        tl.store(grad_u_ptr + o, by_b * dt + grad_y * skip, mask=inside)
-        grad_a += tl.sum(from_before * dt[:, None], axis=0)
-        grad_d += grad_y * u
-        tl.atomic_add(grad_b_ptr + m, gh * (dt * u)[:, None], mask=both)
-        tl.atomic_add(grad_c_ptr + m, grad_y[:, None] * h, mask=both)
-    tl.store(grad_a_ptr + (row * d + channel) * n + state, grad_a, mask=has_state)
-    tl.store(grad_d_ptr + row * d + channel, tl.sum(grad_d, axis=0))
+            grad_dt *= sigmoid(raw)
+        tl.store(grad_delta_ptr + o, grad_dt, mask=steps)
+        grad_u = by_b * dt
+        if SKIP:
+            grad_u += grad_y * skip[None, :]
+            grad_d += tl.sum(grad_y * u, axis=0)
+        tl.store(grad_u_ptr + o, grad_u, mask=steps)
+        grad_a += tl.sum(from_before * dt[:, None, :], axis=0)
+        part = ((row * tl.num_programs(1) + tile) * length + t) * n
+        part = part[:, None] + state[None, :]
+        tl.store(grad_b_ptr + part, tl.sum(gh * (dt * u)[:, None, :], axis=2), mask=both)
+        tl.store(grad_c_ptr + part, tl.sum(grad_y[:, None, :] * h, axis=2), mask=both)
+    tl.store(grad_a_ptr + first * n * d + at, grad_a, mask=of_tile)
+    if SKIP:
+        tl.store(grad_d_ptr + first * d + channel, grad_d, mask=real)
+
+
+def _plan(batch: int, length: int, d: int) -> tuple[int, int, int]:
+    """Tiles of channels, segments, and chunks of a segment."""
+    tiles = -(-d // _TILE)
+    segments = max(1, min(_PROGRAMS // (batch * tiles), length // _SHORTEST))
+    chunks = -(-length // (segments * _CHUNK))
+    return tiles, -(-length // (chunks * _CHUNK)), chunks
 
 
 def states_shape(batch: int, length: int, d: int, n: int) -> tuple[int, ...]:
-    """Shape of the states that forward keeps for backward, one every ``K`` steps."""
-    return (batch, d, -(-length // _CHUNK), n)
+    """Shape of the states that forward keeps for backward, one for each segment."""
+    return (batch, _plan(batch, length, d)[1], n, d)
+
+
+def bytes_in_backward(batch: int, length: int, d: int, n: int) -> int:
+    """Bytes that :func:`backward` takes besides the gradients of the inputs."""
+    tiles, segments, chunks = _plan(batch, length, d)
+    inner = segments * chunks * n * d
+    parts = 2 * tiles * length * n
+    ends = 4 * segments * (n + 1) * d
+    return 4 * batch * (inner + parts + ends)
+
+
+def _sizes(n: int) -> dict[str, int]:
+    """Of the tiles of a kernel, with the warps that share one."""
+    N = triton.next_power_of_2(n)
+    warps = min(8, max(1, _CHUNK * N * _TILE // 1024))
+    return {"K": _CHUNK, "N": N, "W": _TILE, "num_warps": warps}
+
+
+def _joined(A: Tensor, ends: Tensor, sums: Tensor, *, back: bool) -> Tensor:
+    """States at the starts of segments, or gradients of those at their ends."""
+    batch, segments, n, d = ends.shape
+    starts = torch.empty_like(ends)
+    _join_segments[(batch, n, -(-d // 32))](
+        *(A, ends, sums, starts, segments, d, n), J=64, W=32, BACK=back
+    )
+    return starts
 
 
 def forward(
@@ -215,19 +467,35 @@ def forward(
     reverse: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Output in the dtype of `u`, and the states at the start of each chunk in float32."""
+    """Output in the dtype of `u`, and the states at the start of each segment in float32."""
     batch, length, d = u.shape
     n = A.shape[1]
-    out = torch.empty_like(u, memory_format=torch.contiguous_format)
-    states = A.new_empty(states_shape(batch, length, d, n) if save else (1,), dtype=torch.float32)
-    given = [t.contiguous() for t in (u, delta, A, B, C, _or_none(D, u), _or_none(z, u))]
-    _forward_kernel[(batch, d)](
-        *(*given, out, states),
-        *(length, d, n, -(-length // _CHUNK)),
-        **_flags(n, D, z, delta_softplus, reverse),
-        SAVE=save,
+    u, delta, A, skip = (t.contiguous() for t in (u, delta, A, u if D is None else D))
+    (B, b_pitch), (C, c_pitch), (gate, z_pitch) = (
+        as_rows(t) for t in (B, C, u if z is None else z)
     )
-    return out, states if save else states[:0].clone()
+    tiles, segments, chunks = _plan(batch, length, d)
+    grid = (batch, tiles, segments)
+    scanned = {**_sizes(n), "SOFTPLUS": delta_softplus, "REVERSE": reverse}
+    if segments == 1:
+        starts = A.new_zeros((batch, 1, n, d), dtype=torch.float32)
+    else:
+        ends = A.new_empty((batch, segments, n, d), dtype=torch.float32)
+        sums = A.new_empty((batch, segments, d), dtype=torch.float32)
+        _segment_ends[grid](
+            *(u, delta, A, B, ends, ends, sums, length, d, n, chunks, b_pitch),
+            **scanned,
+            INSIDE=False,
+        )
+        starts = _joined(A, ends, sums, back=False)
+    out = torch.empty_like(u)
+    _forward_kernel[grid](
+        *(u, delta, A, B, C, skip, gate, starts, out),
+        *(length, d, n, chunks, b_pitch, c_pitch, z_pitch),
+        **scanned,
+        **{"SKIP": D is not None, "GATED": z is not None},
+    )
+    return out, starts if save else starts.new_empty(0)
 
 
 def backward(
@@ -247,41 +515,47 @@ def backward(
     """Gradients of all inputs, each in the dtype of its input."""
     batch, length, d = u.shape
     n = A.shape[1]
-    given = [t.contiguous() for t in (grad, u, delta, A, B, C, _or_none(D, u), _or_none(z, u))]
-    grad_u, grad_delta = torch.empty_like(given[1]), torch.empty_like(given[2])
-    grad_z = torch.empty_like(given[-1])
-    grad_a = states.new_empty(batch, d, n)
-    grad_b, grad_c = states.new_zeros(B.shape), states.new_zeros(C.shape)
-    grad_d = states.new_empty(batch, d)
-    _backward_kernel[(batch, d)](
-        *(*given, states, grad_u, grad_delta, grad_a, grad_b, grad_c, grad_d, grad_z),
-        *(length, d, n, -(-length // _CHUNK)),
-        **_flags(n, D, z, delta_softplus, reverse),
+    grad, u, delta, A, skip = (t.contiguous() for t in (grad, u, delta, A, u if D is None else D))
+    (B, b_pitch), (C, c_pitch), (gate, z_pitch) = (
+        as_rows(t) for t in (B, C, u if z is None else z)
+    )
+    tiles, segments, chunks = _plan(batch, length, d)
+    grid = (batch, tiles, segments)
+    scanned = {**_sizes(n), "SOFTPLUS": delta_softplus, "REVERSE": reverse}
+    inner = states.new_empty(batch, segments, chunks, n, d)
+    _segment_ends[grid](
+        *(u, delta, A, B, states, inner, inner, length, d, n, chunks, b_pitch),
+        **scanned,
+        INSIDE=True,
+    )
+    if segments == 1:
+        after = torch.zeros_like(states)
+    else:
+        ends, sums = torch.empty_like(states), states.new_empty(batch, segments, d)
+        _gradient_ends[grid](
+            *(grad, delta, A, C, gate, ends, sums, length, d, n, chunks, c_pitch, z_pitch),
+            **scanned,
+            GATED=z is not None,
+        )
+        after = _joined(A, ends, sums, back=True)
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    grad_z = u.new_empty(u.shape if z is not None else 1, dtype=gate.dtype)
+    grad_a = torch.empty_like(states)
+    grad_d = states.new_empty(batch, segments, d)
+    grad_b, grad_c = (states.new_empty(batch, tiles, length, n) for _ in "BC")
+    _backward_kernel[grid](
+        *(grad, u, delta, A, B, C, skip, gate, inner, after),
+        *(grad_u, grad_delta, grad_a, grad_b, grad_c, grad_d, grad_z),
+        *(length, d, n, chunks, b_pitch, c_pitch, z_pitch),
+        **scanned,
+        **{"SKIP": D is not None, "GATED": z is not None},
     )
     return (
         grad_u,
         grad_delta,
-        grad_a.sum(dim=0).to(A.dtype),
-        grad_b.to(B.dtype),
-        grad_c.to(C.dtype),
-        None if D is None else grad_d.sum(dim=0).to(D.dtype),
+        grad_a.sum(dim=(0, 1)).T.contiguous().to(A.dtype),
+        grad_b.sum(dim=1).to(B.dtype),
+        grad_c.sum(dim=1).to(C.dtype),
+        None if D is None else grad_d.sum(dim=(0, 1)).to(D.dtype),
         None if z is None else grad_z,
     )
-
-
-def _or_none(tensor: Tensor | None, like: Tensor) -> Tensor:
-    """Something to point at where there is no tensor: the kernels do not read it."""
-    return like.new_empty(1) if tensor is None else tensor
-
-
-def _flags(
-    n: int, D: Tensor | None, z: Tensor | None, delta_softplus: bool, reverse: bool
-) -> dict[str, Any]:
-    return {
-        "K": _CHUNK,
-        "N": triton.next_power_of_2(n),
-        "SOFTPLUS": delta_softplus,
-        "SKIP": D is not None,
-        "GATED": z is not None,
-        "REVERSE": reverse,
-    }

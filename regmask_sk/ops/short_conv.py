@@ -9,17 +9,22 @@ Symbols
 
 A short convolution is a few shifted products. Written so it needs no transposition to
 ``(batch, channel, length)`` and back, which costs more than the arithmetic, and of what it
-computes only its input is kept for backward. State spaces on CPU do not come here: their own
-operator (:func:`~regmask_sk.ops.state_space.state_space`) has the convolution in it.
+computes only its input is kept for backward. On CUDA, kernels in Triton pass over memory once
+each. State spaces on CPU do not come here: their own operator
+(:func:`~regmask_sk.ops.state_space.state_space`) has the convolution in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from regmask_sk.ops._scan_torch import state_dtype
+from regmask_sk.ops.selective_scan import scan_backend
 
 
 def short_conv_silu(
@@ -83,32 +88,30 @@ class _ShortConvSilu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.reverse = reverse
-        return F.silu(_shifted_sum(x, weight, bias, reverse), inplace=True)
+        return _ways(x, weight)[0](x, weight, bias, reverse=reverse, activated=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
-        taps = weight.shape[1]
-        s = _shifted_sum(x, weight, bias, ctx.reverse)
-        grad_s = torch.ops.aten.silu_backward(grad, s)
+        convolve, differentiate = _ways(x, weight)
+        grad_s, grad_w, grad_b = differentiate(grad, x, weight, bias, reverse=ctx.reverse)
         # What a step gives to later ones comes back from them: the same sum, run the other way.
-        grad_x = _shifted_sum(grad_s, weight.to(grad_s.dtype), None, not ctx.reverse)
-        grad_w = torch.zeros_like(weight)
-        for back in range(min(taps, x.shape[1])):
-            here, there = _shifted(x.shape[1], back, ctx.reverse)
-            product = torch.einsum("bld,bld->d", grad_s[:, here], x[:, there])
-            grad_w[:, taps - 1 - back] = product
-        grad_b = None if bias is None else grad_s.sum(dim=(0, 1)).to(bias.dtype)
+        grad_x = convolve(grad_s, weight, None, reverse=not ctx.reverse, activated=False)
         return grad_x, grad_w, grad_b, None
 
 
-def _shifted(length: int, back: int, reverse: bool) -> tuple[slice, slice]:
-    """Slice steps that have one `back` steps before (after, in `reverse`) them, and that one."""
-    late, early = slice(back, length), slice(0, length - back)
-    return (early, late) if reverse else (late, early)
+def _ways(x: Tensor, weight: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """How to convolve and to differentiate: in kernels where the scan has some on a GPU."""
+    if scan_backend(x.device, state_dtype(x, weight)) == "triton":
+        from regmask_sk.ops import _conv_triton
+
+        return _conv_triton.convolve, _conv_triton.differentiate
+    return _convolve, _differentiate
 
 
-def _shifted_sum(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool, activated: bool
+) -> Tensor:
     taps = weight.shape[1]
     weight = weight.to(x.dtype)
     total = x * weight[:, -1]
@@ -117,7 +120,27 @@ def _shifted_sum(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) 
     for back in range(1, min(taps, x.shape[1])):
         here, there = _shifted(x.shape[1], back, reverse)
         total[:, here].addcmul_(x[:, there], weight[:, taps - 1 - back])
-    return total
+    return F.silu(total, inplace=True) if activated else total
+
+
+def _differentiate(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of what goes into the SiLU, of the taps and of the bias."""
+    taps = weight.shape[1]
+    s = _convolve(x, weight, bias, reverse=reverse, activated=False)
+    grad_s = torch.ops.aten.silu_backward(grad, s)
+    grad_w = torch.zeros_like(weight)
+    for back in range(min(taps, x.shape[1])):
+        here, there = _shifted(x.shape[1], back, reverse)
+        grad_w[:, taps - 1 - back] = (grad_s[:, here] * x[:, there]).sum(dim=(0, 1))
+    return grad_s, grad_w, None if bias is None else grad_s.sum(dim=(0, 1)).to(bias.dtype)
+
+
+def _shifted(length: int, back: int, reverse: bool) -> tuple[slice, slice]:
+    """Slice steps that have one `back` steps before (after, in `reverse`) them, and that one."""
+    late, early = slice(back, length), slice(0, length - back)
+    return (early, late) if reverse else (late, early)
 
 
 __all__ = ["short_conv_silu"]
