@@ -23,6 +23,7 @@ from regmask_sk._explained import (
     MaskUse,
     baseline_like,
     check_baseline,
+    plain_float32,
 )
 from regmask_sk._perturbation import mutagenesis, occluded_groups, occlusion
 from regmask_sk.backbones.mamba import SelectiveStateSpace
@@ -127,6 +128,7 @@ class Work:
             )
         return copy.deepcopy(self.explained.module).double().requires_grad_(False)
 
+    @plain_float32()
     def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Scores of a batch of windows."""
         x, held, rows = batch

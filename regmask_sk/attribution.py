@@ -14,7 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from regmask_sk._attribution_methods import Baseline, Method, Work
-from regmask_sk._explained import Explained, MaskUse, baseline_like, check_baseline
+from regmask_sk._explained import (
+    Explained,
+    MaskUse,
+    baseline_like,
+    check_baseline,
+    plain_float32,
+)
 from regmask_sk.windows import Windows
 
 __all__ = ["attribute", "attribution_batches", "completeness_gap"]
@@ -297,7 +303,7 @@ def completeness_gap(
         )
     checked = check_baseline(baseline, explained.shape)
     change = np.empty(len(given))
-    with torch.no_grad():
+    with torch.no_grad(), plain_float32():
         for x, held, rows in explained.batches():
             base = baseline_like(x, rows, explained.channels, checked)
             found = explained(x, held).double() - explained(base, held).double()

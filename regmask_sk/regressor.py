@@ -170,7 +170,9 @@ class RegMaskRegressor(MaskTransformer, MaskedFit):
         All train one model: `batch_size` is that of all together. One process alone fits as
         without.
     random_state : int, RandomState or None, default=None
-        The same integer gives the same bits on CPU with the same number of threads.
+        The same integer gives the same bits on CPU with the same number of threads; on CUDA the
+        same numbers to rounding, and after ``torch.use_deterministic_algorithms(True)`` the
+        same bits.
     verbose : int, default=0
         1 shows a progress bar.
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from array_source import array_windows, one_hot
 from conftest import ToyGenome, write_fasta
+from devices import needs_cuda
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
@@ -27,6 +28,7 @@ from regmask_sk import (
     attribution_batches,
     completeness_gap,
 )
+from regmask_sk._explained import plain_float32
 
 LENGTH = 64
 NAMES = ("atac", "atac_covered", "A", "C", "G", "T", "noise")
@@ -594,3 +596,36 @@ def test_enformer_is_attributed_too():
     # It has no resolution: stretches have 16 bp.
     fall = attribute(model, WINDOWS[:2], "occlusion")
     assert (np.diff(fall.reshape(2, -1, 16), axis=2) == 0).all()
+
+
+# -- precision on a GPU ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["tf32", "ieee"])
+def test_tensorfloat_stays_away_for_the_while(plain, given):
+    convolutions = torch.backends.cudnn.conv
+    before, seen = convolutions.fp32_precision, []
+    handle = plain.net_.ready_module.register_forward_hook(
+        lambda *_: seen.append(convolutions.fp32_precision)
+    )
+    convolutions.fp32_precision = given
+    try:
+        attribute(plain, WINDOWS[:2], "occlusion")
+        with pytest.raises(ZeroDivisionError), plain_float32():
+            1 / 0  # noqa: B018
+        after = convolutions.fp32_precision
+    finally:
+        handle.remove()
+        convolutions.fp32_precision = before
+    assert set(seen) == {"ieee"}
+    assert after == given
+
+
+@needs_cuda
+def test_a_convolution_on_cuda_is_in_plain_float32():
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 64, 1000), torch.randn(64, 64, 9)
+    exact = torch.nn.functional.conv1d(x.double(), weight.double())
+    with plain_float32():
+        found = torch.nn.functional.conv1d(x.cuda(), weight.cuda()).cpu().double()
+    assert (found - exact).norm() < 2e-6 * exact.norm()

@@ -141,13 +141,9 @@ def test_moving_the_window_by_whole_tokens_moves_the_tokens(name: str, resolutio
 @needs_cuda
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_on_cuda_output_and_gradients_are_those_on_the_cpu(
-    name: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_cuda_output_and_gradients_are_those_on_the_cpu(name: str, checkpointing: bool) -> None:
     if checkpointing and name in ("conv", "codon"):
         pytest.skip("has no layers to compute again")
-    # Convolutions of torch are in TensorFloat-32 on CUDA, unless told otherwise.
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     results = []
     for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
         made = body(name, 3, n_layers=2, checkpointing=checkpointing).eval().to(device, dtype)

@@ -56,7 +56,7 @@ def _shifted_sum(  # type: ignore[no-untyped-def]
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _convolve_kernel(  # type: ignore[no-untyped-def]
     x_ptr,
     w_ptr,
@@ -84,7 +84,7 @@ def _convolve_kernel(  # type: ignore[no-untyped-def]
     tl.store(out_ptr + o, s, mask=(t < length)[:, None] & (channel < d)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _differentiate_kernel(  # type: ignore[no-untyped-def]
     grad_ptr,
     x_ptr,

@@ -39,6 +39,8 @@ _CHUNK = 4  # steps
 _TILE = 16  # channels
 _PROGRAMS = 16_384  # twelve waves of a large GPU, which holds eight programs a multiprocessor
 _SHORTEST = 64  # steps of a segment
+# Triton compiles anew for numbers that are multiples of 16: not for each length of a window.
+_SIZES = ("length", "chunks", "segments")
 
 
 @triton.jit
@@ -70,7 +72,7 @@ def _row_of_tile(tile, row: tl.constexpr, K: tl.constexpr):  # type: ignore[no-u
     return tl.sum(tl.where(here, tile, 0.0), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _segment_ends(  # type: ignore[no-untyped-def]
     u_ptr,
     delta_ptr,
@@ -133,7 +135,7 @@ def _segment_ends(  # type: ignore[no-untyped-def]
         tl.store(sums_ptr + first * d + channel, total, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _join_segments(  # type: ignore[no-untyped-def]
     a_ptr,
     ends_ptr,
@@ -172,7 +174,7 @@ def _join_segments(  # type: ignore[no-untyped-def]
         tl.store(starts_ptr + behind, h, mask=follows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _forward_kernel(  # type: ignore[no-untyped-def]
     u_ptr,
     delta_ptr,
@@ -239,7 +241,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         tl.store(out_ptr + o, y, mask=steps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _gradient_ends(  # type: ignore[no-untyped-def]
     grad_ptr,
     delta_ptr,
@@ -299,7 +301,7 @@ def _gradient_ends(  # type: ignore[no-untyped-def]
     tl.store(sums_ptr + first * d + channel, total, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _backward_kernel(  # type: ignore[no-untyped-def]
     grad_ptr,
     u_ptr,
