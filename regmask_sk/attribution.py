@@ -137,7 +137,8 @@ def attribute(
     attention for linear. On networks of such modules the numbers agree with theirs. The sum of
     scores is checked, and what misses it by more than 1e-4 of what is attributed is an error.
 
-    On CUDA predictions here are float32 throughout, whatever the estimator's ``amp``.
+    On CUDA predictions here are float32 throughout, whatever the estimator's ``amp``, and without
+    the TensorFloat-32 that torch convolves in by default.
 
     References
     ----------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from devices import needs_cuda
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton_interpreter import check_in_interpreter
 
 from regmask_sk.ops import selective_scan as module
 from regmask_sk.ops.selective_scan import scan_backend, selective_scan
@@ -361,17 +360,7 @@ print("agrees")
 
 
 def test_triton_in_its_interpreter() -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    # In a process of its own: the interpreter is chosen when Triton is first imported.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRITON],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-    )
-    assert done.stdout.strip() == "agrees", done.stderr
+    check_in_interpreter(TRITON)
 
 
 @needs_cuda

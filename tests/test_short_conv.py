@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from devices import DEVICES
 from torch import Tensor
+from triton_interpreter import check_in_interpreter
 
 from regmask_sk.ops.short_conv import short_conv_silu
 
@@ -133,17 +129,7 @@ print("agrees")
 
 
 def test_triton_in_its_interpreter() -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    # In a process of its own: the interpreter is chosen when Triton is first imported.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRITON],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parent,
-        env={**os.environ, "TRITON_INTERPRET": "1", "REGMASK_SCAN_BACKEND": "triton"},
-    )
-    assert done.stdout.strip() == "agrees", done.stderr
+    check_in_interpreter(TRITON, REGMASK_SCAN_BACKEND="triton")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import needs_cuda
 from sklearn.base import clone
 
 from regmask_sk import (
@@ -65,6 +66,25 @@ def test_the_estimate_is_near_what_a_process_takes() -> None:
     for task in ("fit", "predict"):
         assert abs(found[task] - found[f"estimated_{task}"]) < 0.4 * found[task] + 30, found
     assert found["estimated_fit"] > 50
+
+
+@needs_cuda
+@pytest.mark.parametrize("backbone", sorted(set(BACKBONES) - {"codon"}))
+def test_the_estimate_is_no_less_than_a_gpu_gives(backbone: str) -> None:
+    X = np.random.default_rng(0).normal(size=(8, 6, 32_768)).astype(np.float32)
+    model = RegMaskRegressor(
+        **{**SMALL, "backbone": backbone, "d_model": 32, "batch_size": 8, "device": "cuda"}
+    )
+    estimate = model.estimate_memory(X)
+    for task, run in (
+        ("fit", lambda: model.fit(X, np.arange(8))), ("predict", lambda: model.predict(X))
+    ):  # fmt: skip
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        taken = torch.cuda.max_memory_allocated() - before
+        # More is said where cuDNN takes much for short windows; less would end a fit.
+        assert taken < 1.25 * getattr(estimate, task), (task, taken, estimate)
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))

@@ -66,6 +66,39 @@ def _step_sizes(delta_ptr, offsets, mask, SOFTPLUS: tl.constexpr):  # type: igno
 
 
 @triton.jit
+def _tile(a_ptr, d, n, N: tl.constexpr, W: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Channels and states of this program, which exist, where a state lies, and decay rates."""
+    channel = tl.program_id(1) * W + tl.arange(0, W)
+    state = tl.arange(0, N)
+    real = channel < d
+    of_tile = (state < n)[:, None] & real[None, :]
+    at = state[:, None] * d + channel[None, :]  # of one state of a row, (n, d)
+    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
+    return channel, state, real, of_tile, at, rates.to(tl.float32)
+
+
+@triton.jit
+def _places(  # type: ignore[no-untyped-def]
+    row, step, length, channel, real, state, n, d, REVERSE: tl.constexpr
+):
+    """Where the steps lie among those of all rows, their numbers, and which of them exist.
+
+    The last two are the same for numbers of the states.
+    """
+    inside = step < length
+    t = row * length + (length - 1 - step if REVERSE else step)
+    o = t[:, None] * d + channel[None, :]
+    return t, o, inside[:, None] & real[None, :], inside[:, None] & (state < n)[None, :]
+
+
+@triton.jit
+def _load(ptr, t, pitch, inner, mask):  # type: ignore[no-untyped-def]
+    """Numbers of the steps ``t`` from a tensor in which they are ``pitch`` apart."""
+    found = tl.load(ptr + t[:, None] * pitch + inner[None, :], mask=mask, other=0.0)
+    return found.to(tl.float32)
+
+
+@triton.jit
 def _row_of_tile(tile, row: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """Take one step out of a tile of shape (K, N, W)."""
     here = tl.arange(0, K)[:, None, None] == row
@@ -100,13 +133,7 @@ def _segment_ends(  # type: ignore[no-untyped-def]
     """
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(2)
-    channel = tl.program_id(1) * W + tl.arange(0, W)
-    state = tl.arange(0, N)
-    real = channel < d
-    of_tile = (state < n)[:, None] & real[None, :]
-    at = state[:, None] * d + channel[None, :]  # of one state of a row, (n, d)
-    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
-    rates = rates.to(tl.float32)
+    channel, state, real, of_tile, at, rates = _tile(a_ptr, d, n, N, W)
     first = row * tl.num_programs(2) + segment
     h_start = tl.zeros((N, W), tl.float32)
     if INSIDE:
@@ -116,16 +143,12 @@ def _segment_ends(  # type: ignore[no-untyped-def]
         if INSIDE:
             tl.store(ends_ptr + (first * chunks + chunk) * n * d + at, h_start, mask=of_tile)
         step = (segment * chunks + chunk) * K + tl.arange(0, K)
-        inside = step < length
-        t = length - 1 - step if REVERSE else step
-        o = ((row * length + t) * d)[:, None] + channel[None, :]
-        steps = inside[:, None] & real[None, :]
-        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        t, o, steps, both = _places(row, step, length, channel, real, state, n, d, REVERSE)
+        u = _load(u_ptr, t, d, channel, steps)
         dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
-        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
-        b = tl.load(b_ptr + b_at, mask=inside[:, None] & (state < n)[None, :], other=0.0)
+        b = _load(b_ptr, t, b_pitch, state, both)
         a = tl.exp(dt[:, None, :] * rates[None, :, :])
-        x = (dt * u)[:, None, :] * b.to(tl.float32)[:, :, None]
+        x = (dt * u)[:, None, :] * b[:, :, None]
         product, h = tl.associative_scan((a, x), 0, _combine)
         h += product * h_start[None, :, :]
         h_start = _row_of_tile(h, K - 1, K)
@@ -202,30 +225,18 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(2)
-    channel = tl.program_id(1) * W + tl.arange(0, W)
-    state = tl.arange(0, N)
-    real = channel < d
-    of_tile = (state < n)[:, None] & real[None, :]
-    at = state[:, None] * d + channel[None, :]
-    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
-    rates = rates.to(tl.float32)
+    channel, state, real, of_tile, at, rates = _tile(a_ptr, d, n, N, W)
     first = row * tl.num_programs(2) + segment
     h_start = tl.load(starts_ptr + first * n * d + at, mask=of_tile, other=0.0)
     if SKIP:
         skip = tl.load(d_ptr + channel, mask=real, other=0.0).to(tl.float32)
     for chunk in range(chunks):
         step = (segment * chunks + chunk) * K + tl.arange(0, K)
-        inside = step < length
-        t = length - 1 - step if REVERSE else step
-        o = ((row * length + t) * d)[:, None] + channel[None, :]
-        steps = inside[:, None] & real[None, :]
-        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        t, o, steps, both = _places(row, step, length, channel, real, state, n, d, REVERSE)
+        u = _load(u_ptr, t, d, channel, steps)
         dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
-        both = inside[:, None] & (state < n)[None, :]
-        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
-        b = tl.load(b_ptr + b_at, mask=both, other=0.0).to(tl.float32)
-        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
-        c = tl.load(c_ptr + c_at, mask=both, other=0.0).to(tl.float32)
+        b = _load(b_ptr, t, b_pitch, state, both)
+        c = _load(c_ptr, t, c_pitch, state, both)
         a = tl.exp(dt[:, None, :] * rates[None, :, :])
         x = (dt * u)[:, None, :] * b[:, :, None]
         product, h = tl.associative_scan((a, x), 0, _combine)
@@ -235,8 +246,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
         if SKIP:
             y += skip[None, :] * u
         if GATED:
-            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
-            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            z = _load(z_ptr, t, z_pitch, channel, steps)
             y *= z * sigmoid(z)
         tl.store(out_ptr + o, y, mask=steps)
 
@@ -266,37 +276,26 @@ def _gradient_ends(  # type: ignore[no-untyped-def]
     """Gradient before each segment where none comes from behind it, and the sum of step sizes."""
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(2)
-    channel = tl.program_id(1) * W + tl.arange(0, W)
-    state = tl.arange(0, N)
-    real = channel < d
-    of_tile = (state < n)[:, None] & real[None, :]
-    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
-    rates = rates.to(tl.float32)
+    channel, state, real, of_tile, at, rates = _tile(a_ptr, d, n, N, W)
     first = row * tl.num_programs(2) + segment
     g_next = tl.zeros((N, W), tl.float32)
     total = tl.zeros((W,), tl.float32)
     for back in range(chunks):
         # From the last step to the first, so that the scan goes the easy way.
         step = (segment * chunks + chunks - back) * K - 1 - tl.arange(0, K)
-        inside = step < length
-        t = length - 1 - step if REVERSE else step
-        o = ((row * length + t) * d)[:, None] + channel[None, :]
-        steps = inside[:, None] & real[None, :]
+        t, o, steps, both = _places(row, step, length, channel, real, state, n, d, REVERSE)
         dt = _step_sizes(delta_ptr, o, steps, SOFTPLUS)
-        grad_y = tl.load(grad_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        grad_y = _load(grad_ptr, t, d, channel, steps)
         if GATED:
-            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
-            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            z = _load(z_ptr, t, z_pitch, channel, steps)
             grad_y *= z * sigmoid(z)
-        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
-        c = tl.load(c_ptr + c_at, mask=inside[:, None] & (state < n)[None, :], other=0.0)
+        c = _load(c_ptr, t, c_pitch, state, both)
         a = tl.exp(dt[:, None, :] * rates[None, :, :])
-        x = a * (grad_y[:, None, :] * c.to(tl.float32)[:, :, None])
+        x = a * (grad_y[:, None, :] * c[:, :, None])
         product, g = tl.associative_scan((a, x), 0, _combine)
         g += product * g_next[None, :, :]
         g_next = _row_of_tile(g, K - 1, K)
         total += tl.sum(dt, axis=0)
-    at = state[:, None] * d + channel[None, :]
     tl.store(ends_ptr + first * n * d + at, g_next, mask=of_tile)
     tl.store(sums_ptr + first * d + channel, total, mask=real)
 
@@ -336,15 +335,8 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     GATED: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    tile = tl.program_id(1)
     segment = tl.program_id(2)
-    channel = tile * W + tl.arange(0, W)
-    state = tl.arange(0, N)
-    real = channel < d
-    of_tile = (state < n)[:, None] & real[None, :]
-    at = state[:, None] * d + channel[None, :]
-    rates = tl.load(a_ptr + channel[None, :] * n + state[:, None], mask=of_tile, other=0.0)
-    rates = rates.to(tl.float32)
+    channel, state, real, of_tile, at, rates = _tile(a_ptr, d, n, N, W)
     first = row * tl.num_programs(2) + segment
     # What the first step of the next chunk hands back, before its decay; but of the next segment
     # what comes after it, which is why the last step of a segment has a decay of 1 behind it.
@@ -352,38 +344,33 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     last = (segment + 1) * chunks * K - 1
     grad_a = tl.zeros((N, W), tl.float32)
     grad_d = tl.zeros((W,), tl.float32)
+    # Steps of the parts of B and C, one for each tile of each row, that lie before those of `t`.
+    before = (row * (tl.num_programs(1) - 1) + tl.program_id(1)) * length
     if SKIP:
         skip = tl.load(d_ptr + channel, mask=real, other=0.0).to(tl.float32)
     for back in range(chunks):
         chunk = chunks - 1 - back
         step = (segment * chunks + chunk) * K + tl.arange(0, K)
-        inside = step < length
-        t = length - 1 - step if REVERSE else step
-        o = ((row * length + t) * d)[:, None] + channel[None, :]
-        steps = inside[:, None] & real[None, :]
-        u = tl.load(u_ptr + o, mask=steps, other=0.0).to(tl.float32)
-        raw = tl.load(delta_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        t, o, steps, both = _places(row, step, length, channel, real, state, n, d, REVERSE)
+        u = _load(u_ptr, t, d, channel, steps)
+        raw = _load(delta_ptr, t, d, channel, steps)
         follows = (step < last) & (step + 1 < length)
         o_next = o - d if REVERSE else o + d
         dt_next = _step_sizes(delta_ptr, o_next, follows[:, None] & real[None, :], SOFTPLUS)
         dt = raw
         if SOFTPLUS:
             dt = tl.where(steps, _softplus(raw), 0.0)
-        both = inside[:, None] & (state < n)[None, :]
-        b_at = (row * length + t)[:, None] * b_pitch + state[None, :]
-        b = tl.load(b_ptr + b_at, mask=both, other=0.0).to(tl.float32)
-        c_at = (row * length + t)[:, None] * c_pitch + state[None, :]
-        c = tl.load(c_ptr + c_at, mask=both, other=0.0).to(tl.float32)
+        b = _load(b_ptr, t, b_pitch, state, both)
+        c = _load(c_ptr, t, c_pitch, state, both)
         inner = (first * chunks + chunk) * n * d + at
         h_start = tl.load(inner_ptr + inner, mask=of_tile, other=0.0)
         a = tl.exp(dt[:, None, :] * rates[None, :, :])
         x = (dt * u)[:, None, :] * b[:, :, None]
         product, h = tl.associative_scan((a, x), 0, _combine)
         h += product * h_start[None, :, :]
-        grad_y = tl.load(grad_ptr + o, mask=steps, other=0.0).to(tl.float32)
+        grad_y = _load(grad_ptr, t, d, channel, steps)
         if GATED:
-            z_at = (row * length + t)[:, None] * z_pitch + channel[None, :]
-            z = tl.load(z_ptr + z_at, mask=steps, other=0.0).to(tl.float32)
+            z = _load(z_ptr, t, z_pitch, channel, steps)
             gate = sigmoid(z)
             y = tl.sum(h * c[:, :, None], axis=1)
             if SKIP:
@@ -408,8 +395,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
             grad_d += tl.sum(grad_y * u, axis=0)
         tl.store(grad_u_ptr + o, grad_u, mask=steps)
         grad_a += tl.sum(from_before * dt[:, None, :], axis=0)
-        part = ((row * tl.num_programs(1) + tile) * length + t) * n
-        part = part[:, None] + state[None, :]
+        part = (t + before)[:, None] * n + state[None, :]
         tl.store(grad_b_ptr + part, tl.sum(gh * (dt * u)[:, None, :], axis=2), mask=both)
         tl.store(grad_c_ptr + part, tl.sum(grad_y[:, None, :] * h, axis=2), mask=both)
     tl.store(grad_a_ptr + first * n * d + at, grad_a, mask=of_tile)
