@@ -358,6 +358,7 @@ def test_partial_fit_chooses_once(free: Any) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_genes(tmp_path: Path) -> None:
     few, many = (run_apart("growth", n, tmp_path) for n in (150, 1200))
-    # The windows of 1,050 genes more are 69 MB, their masks 17 MB.
-    for task in ("fit", "predict", "export"):
-        assert many[task] - few[task] < 10, (few, many)
+    # The windows of 1,050 genes more are 69 MB, their masks 17 MB; the allocator keeps up to 20 MB
+    # of a training on a machine with other work.
+    for task, allowed in {"fit": 30, "predict": 10, "export": 10}.items():
+        assert many[task] - few[task] < allowed, (few, many)
