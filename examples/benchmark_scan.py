@@ -56,7 +56,7 @@ KEEP_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 Cost = tuple[float, float]
 
 
-def done() -> None:
+def synchronize() -> None:
     """Wait for what a GPU was given to do."""
     if torch.get_default_device().type == "cuda":
         torch.cuda.synchronize()
@@ -67,10 +67,10 @@ def cost(run: Callable[[], Any], repeats: int) -> Cost:
     run()
     walls, cpus = [], []
     for _ in range(repeats):
-        done()
+        synchronize()
         wall, cpu = time.perf_counter(), time.process_time()
         run()
-        done()
+        synchronize()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return sorted(walls)[repeats // 2], sorted(cpus)[repeats // 2]
