@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from devices import needs_cuda
+from devices import needs_cuda, needs_two_gpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -407,6 +407,19 @@ def test_half_precision_on_cuda_keeps_a_state_in_single() -> None:
     exact = {name: t.double() for name, t in drawn.items()}
     assert found.dtype == torch.bfloat16
     assert distance(found.double(), selective_scan(**exact, delta_softplus=True)) < 4e-3
+
+
+@needs_two_gpus
+def test_on_a_gpu_that_is_not_the_current_one() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    drawn = inputs(1, 300, 20, 8, dtype=torch.float32)
+    results = []
+    for device in ("cuda:0", "cuda:1"):
+        x = {name: t.detach().to(device).requires_grad_() for name, t in drawn.items()}
+        out, gradients = with_gradients(x, delta_softplus=True)
+        results.append([t.cpu() for t in (out, *gradients)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_importing_the_operator_loads_no_compiler() -> None:

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regmask_sk.ops._triton_math import as_rows, sigmoid
+from regmask_sk.ops._triton_math import as_rows, on_device_of_first, sigmoid
 
 _STEPS, _CHANNELS = 64, 64  # of a tile
 
@@ -127,6 +127,7 @@ def _differentiate_kernel(  # type: ignore[no-untyped-def]
         tl.store(grad_w_ptr + (part * TAPS + TAPS - 1 - back) * d + channel, found, mask=real)
 
 
+@on_device_of_first
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool, activated: bool
 ) -> Tensor:
@@ -144,6 +145,7 @@ def convolve(
     return out
 
 
+@on_device_of_first
 def differentiate(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regmask_sk.ops._triton_math import as_rows, sigmoid
+from regmask_sk.ops._triton_math import as_rows, on_device_of_first, sigmoid
 
 # Measured on an H200. A thread has 32 numbers of a tile; with more, registers run out.
 _CHUNK = 4  # steps
@@ -442,6 +442,7 @@ def _joined(A: Tensor, ends: Tensor, sums: Tensor, *, back: bool) -> Tensor:
     return starts
 
 
+@on_device_of_first
 def forward(
     u: Tensor,
     delta: Tensor,
@@ -486,6 +487,7 @@ def forward(
     return out, starts if save else starts.new_empty(0)
 
 
+@on_device_of_first
 def backward(
     grad: Tensor,
     u: Tensor,
