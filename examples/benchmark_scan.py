@@ -56,9 +56,14 @@ KEEP_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 Cost = tuple[float, float]
 
 
+def on_gpu() -> bool:
+    """Whether tensors are made on a GPU."""
+    return torch.get_default_device().type == "cuda"
+
+
 def synchronize() -> None:
     """Wait for what a GPU was given to do."""
-    if torch.get_default_device().type == "cuda":
+    if on_gpu():
         torch.cuda.synchronize()
 
 
@@ -204,8 +209,7 @@ def norm_part(repeats: int, length: int = 50_000) -> None:
 
 def machine() -> tuple[Cost, Cost]:
     """Seconds of a GFLOP of a large matrix product, and of a GB read and written by a copy."""
-    gpu = torch.get_default_device().type == "cuda"
-    side, size = (8192, 2**28) if gpu else (2048, 2**26)
+    side, size = (8192, 2**28) if on_gpu() else (2048, 2**26)
     a = torch.randn(side, side)
     source, target = torch.randn(size), torch.empty(size)
     product = [t / (2 * side**3 / 1e9) for t in cost(lambda: a @ a, 5)]
@@ -246,8 +250,7 @@ def training_step(length: int, bodies: int, threads: int, device: str) -> dict[s
     x = torch.rand(1, 5, length)
     step(x)  # the first steps ask for memory: this one, and the one that `cost` leaves out
     wall, cpu = cost(lambda: step(x), 3)
-    gpu = torch.get_default_device().type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if gpu else peak_memory_mb() * 1e6
+    peak = torch.cuda.max_memory_allocated() if on_gpu() else peak_memory_mb() * 1e6
     return {"wall": wall, "cpu": cpu, "gib": peak / 2**30}
 
 
@@ -305,7 +308,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{given.threads} threads on {os.cpu_count()} cores, load {load:.1f} at the start")
     torch.set_default_device(given.device)
-    if torch.get_default_device().type == "cuda":
+    if on_gpu():
         print(torch.cuda.get_device_name())
     if "scan" in given.parts:
         scan_part(given.lengths or [4_096, 32_768, 200_000], given.repeats)

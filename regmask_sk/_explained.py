@@ -82,8 +82,8 @@ class Batch(NamedTuple):
 def plain_float32() -> Iterator[None]:
     """Keep convolutions from TensorFloat-32, which torch takes on CUDA unless told otherwise.
 
-    It rounds what it multiplies to 10 bits: predictions are off by some 0.1 %, and what one base
-    changes of them is often less. The setting of torch is restored. That of products of matrices
+    It rounds what it multiplies to 10 bits, and what one base changes of a prediction is often
+    less than that makes of it. The setting of torch is restored. That of products of matrices
     is left: it is float32 unless one has asked for another.
     """
     cudnn: Any = torch.backends.cudnn

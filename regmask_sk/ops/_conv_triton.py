@@ -27,6 +27,18 @@ _STEPS, _CHANNELS = 64, 64  # of a tile
 
 
 @triton.jit
+def _shifted(  # type: ignore[no-untyped-def]
+    x_ptr, row, t, back, channel, length, d, pitch, REVERSE: tl.constexpr
+):
+    """Load the steps that lie ``back`` before others (behind them, in reverse), 0 outside."""
+    there = t + back if REVERSE else t - back
+    inside = (there >= 0) & (there < length)
+    o = (row * length + there)[:, None] * pitch + channel[None, :]
+    x = tl.load(x_ptr + o, mask=inside[:, None] & (channel < d)[None, :], other=0.0)
+    return x.to(tl.float32)
+
+
+@triton.jit
 def _shifted_sum(  # type: ignore[no-untyped-def]
     x_ptr,
     w_ptr,
@@ -47,12 +59,9 @@ def _shifted_sum(  # type: ignore[no-untyped-def]
     if BIASED:
         total += tl.load(bias_ptr + channel, mask=real, other=0.0).to(tl.float32)[None, :]
     for back in tl.static_range(TAPS):
-        there = t + back if REVERSE else t - back
-        inside = (there >= 0) & (there < length)
-        o = (row * length + there)[:, None] * pitch + channel[None, :]
-        x = tl.load(x_ptr + o, mask=inside[:, None] & real[None, :], other=0.0)
+        x = _shifted(x_ptr, row, t, back, channel, length, d, pitch, REVERSE)
         tap = tl.load(w_ptr + channel * TAPS + TAPS - 1 - back, mask=real, other=0.0)
-        total += x.to(tl.float32) * tap.to(tl.float32)[None, :]
+        total += x * tap.to(tl.float32)[None, :]
     return total
 
 
@@ -119,11 +128,8 @@ def _differentiate_kernel(  # type: ignore[no-untyped-def]
     if BIASED:
         tl.store(grad_bias_ptr + part * d + channel, tl.sum(grad_s, axis=0), mask=real)
     for back in tl.static_range(TAPS):
-        there = t + back if REVERSE else t - back
-        inside = (there >= 0) & (there < length)
-        o = (row * length + there)[:, None] * pitch + channel[None, :]
-        x = tl.load(x_ptr + o, mask=inside[:, None] & real[None, :], other=0.0)
-        found = tl.sum(grad_s * x.to(tl.float32), axis=0)
+        x = _shifted(x_ptr, row, t, back, channel, length, d, pitch, REVERSE)
+        found = tl.sum(grad_s * x, axis=0)
         tl.store(grad_w_ptr + (part * TAPS + TAPS - 1 - back) * d + channel, found, mask=real)
 
 

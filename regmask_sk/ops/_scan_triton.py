@@ -6,8 +6,8 @@ Symbols
     Channels, and states of a channel (padded to a power of two, ``N``).
 ``W``, ``K``
     Channels of a tile, and steps of a chunk: what is computed at once is ``(K, N, W)``.
-``S``, ``chunks``
-    Segments of the length, which are computed side by side, and chunks of a segment.
+``segments``, ``chunks``
+    Parts of the length, which are computed side by side, and chunks of such a part.
 ``a``, ``x``, ``h``
     Decay, input ``delta u B`` and state of each step.
 ``gh``, ``g``
@@ -37,7 +37,7 @@ from regmask_sk.ops._triton_math import as_rows, on_device_of_first, sigmoid
 # Measured on an H200. A thread has 32 numbers of a tile; with more, registers run out.
 _CHUNK = 4  # steps
 _TILE = 16  # channels
-_PROGRAMS = 16_384  # twelve waves of a large GPU, which holds eight programs a multiprocessor
+_PROGRAMS = 16_384  # some fifteen waves of an H200, which holds eight programs a multiprocessor
 _SHORTEST = 64  # steps of a segment
 # Triton compiles anew for numbers that are multiples of 16: not for each length of a window.
 _SIZES = ("length", "chunks", "segments")
